@@ -1,0 +1,134 @@
+//! A cached value and its three ages: fresh, stale, gone.
+//!
+//! An entry does not know when it expires: the key's native TTL does, and *gone* is the server's
+//! business. What the entry adds is the length of its stale period, counted back from that TTL:
+//!
+//! ```text
+//! |<-------- fresh -------->|<---- stale_ms ---->| native TTL: gone
+//! ```
+//!
+//! So `EXPIRE`, `PERSIST`, `RESTORE` and `COPY` need no cooperation to stay right, and an entry
+//! without a stale period is fresh whenever it can be read: a hit needs neither the clock nor the
+//! TTL. An absolute `fresh_until` inside the value was rejected: it contradicts the TTL as soon as
+//! a user touches that.
+//!
+//! Entries may be freed by a background thread, so they own plain memory only.
+
+use super::time::{UnixMillis, DURATION_MS_MAX};
+
+/// Marks an entry as stale from now on, however long its key still lives.
+pub const STALE_ALREADY: u64 = u64::MAX;
+
+/// What an entry carries beside its value. All durations in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Length of the stale period at the end of the key's life, at most [`DURATION_MS_MAX`], or
+    /// [`STALE_ALREADY`].
+    pub stale_ms: u64,
+    /// The writer's version; 0 if it gave none.
+    pub version: u64,
+    /// How long the last regeneration took; 0 if unknown. Saturates at 49 days.
+    pub cost_ms: u32,
+}
+
+/// A value under a key, with its [`Meta`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    value: Box<[u8]>,
+    /// Freshness, version and cost.
+    pub meta: Meta,
+}
+
+/// How old an entry is. `left_ms` is the time to the end of that age, `None` if it has no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// May be served without reserve.
+    Fresh {
+        /// Until it turns stale or goes.
+        left_ms: Option<u64>,
+    },
+    /// May be served while one caller regenerates it.
+    Stale {
+        /// Until it goes.
+        left_ms: Option<u64>,
+    },
+}
+
+impl Entry {
+    /// An entry of a copy of `value`. One allocation.
+    #[must_use]
+    pub fn new(value: &[u8], meta: Meta) -> Self {
+        Self { value: value.into(), meta }
+    }
+
+    /// The cached bytes.
+    #[must_use]
+    pub fn value(&self) -> &[u8] {
+        &self.value
+    }
+
+    /// True if it is fresh for as long as its key lives, so that no clock is needed to serve it.
+    #[must_use]
+    pub fn never_stale(&self) -> bool {
+        self.meta.stale_ms == 0
+    }
+
+    /// The age at `now` of an entry whose key goes at `expires` (`None`: never).
+    #[must_use]
+    pub fn age(&self, expires: Option<UnixMillis>, now: UnixMillis) -> Age {
+        let left_ms = expires.map(|at| at.since(now));
+        if self.meta.stale_ms == STALE_ALREADY {
+            return Age::Stale { left_ms };
+        }
+        match left_ms {
+            Some(left) if left <= self.meta.stale_ms && self.meta.stale_ms > 0 => Age::Stale { left_ms },
+            Some(left) => Age::Fresh { left_ms: Some(left.saturating_sub(self.meta.stale_ms)) },
+            None => Age::Fresh { left_ms: None },
+        }
+    }
+}
+
+impl Meta {
+    /// True if every field is one a command could have produced.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.stale_ms <= DURATION_MS_MAX || self.stale_ms == STALE_ALREADY
+    }
+}
+
+// Freed by the server's background thread.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Entry>();
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(stale_ms: u64) -> Entry {
+        Entry::new(b"v", Meta { stale_ms, ..Meta::default() })
+    }
+
+    #[test]
+    fn turns_stale_exactly_stale_ms_before_it_goes() {
+        let (e, end) = (entry(100), Some(UnixMillis(1_000)));
+        assert_eq!(e.age(end, UnixMillis(0)), Age::Fresh { left_ms: Some(900) });
+        assert_eq!(e.age(end, UnixMillis(899)), Age::Fresh { left_ms: Some(1) });
+        assert_eq!(e.age(end, UnixMillis(900)), Age::Stale { left_ms: Some(100) });
+        assert_eq!(e.age(end, UnixMillis(999)), Age::Stale { left_ms: Some(1) });
+    }
+
+    #[test]
+    fn without_a_stale_period_it_is_fresh_while_it_lives() {
+        let e = entry(0);
+        assert!(e.never_stale());
+        assert_eq!(e.age(Some(UnixMillis(5)), UnixMillis(5)), Age::Fresh { left_ms: Some(0) });
+    }
+
+    #[test]
+    fn without_an_end_it_never_turns_stale_by_itself() {
+        assert_eq!(entry(7).age(None, UnixMillis(u64::MAX)), Age::Fresh { left_ms: None });
+        assert_eq!(entry(STALE_ALREADY).age(None, UnixMillis(0)), Age::Stale { left_ms: None });
+    }
+}

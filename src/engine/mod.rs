@@ -1,0 +1,17 @@
+//! The pure half of cache-guard: what is decided, and why.
+//!
+//! Nothing here reads a clock, draws a random number, does I/O or knows the module API: time and
+//! randomness are arguments, decisions are return values. That is what lets the simulator in
+//! `sim` replay any fault with a seed.
+
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod entry;
+pub mod lease;
+pub mod outbox;
+#[cfg(test)]
+mod sim;
+pub mod time;
+pub mod waiters;
+pub mod watch;

@@ -1,0 +1,141 @@
+//! Who waits, in which order, and until when.
+//!
+//! A waiter is a number, never a client pointer: the server keeps the connection, the engine keeps
+//! the order. Numbers rise with arrival, so an ordered set of them *is* the first-come-first-served
+//! queue, and leaving from its middle (a closed connection) costs O(log n) and leaves no trace. A
+//! ring buffer with tombstones was rejected: clients that wait and give up in a loop would grow it.
+
+use super::time::MonoMillis;
+use ahash::AHashMap;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// The number of a database of the server.
+pub type DbId = i32;
+
+/// The server's number of a connection; never reused while the server runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
+/// One wait of one connection. Rises with arrival, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaiterId(pub u64);
+
+/// A key in a database, whether it exists or not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot {
+    /// The database.
+    pub db: DbId,
+    /// The name of the key.
+    pub key: Rc<[u8]>,
+}
+
+/// A queue of waiters, oldest first.
+pub type Queue = BTreeSet<WaiterId>;
+
+/// What is known of one who waits.
+#[derive(Clone, Debug)]
+pub struct Waiter {
+    /// The connection.
+    pub client: ClientId,
+    /// The key it waits for.
+    pub slot: Slot,
+    /// When it began to wait.
+    pub since: MonoMillis,
+    /// When it is answered without a value.
+    pub deadline: MonoMillis,
+    /// How long its lease would last if it were handed one, in milliseconds.
+    pub lease_ms: u64,
+}
+
+/// All who wait or whose answer is still on its way.
+#[derive(Debug, Default)]
+pub struct Waiters {
+    all: AHashMap<WaiterId, Waiter>,
+    last: u64,
+    peak: usize,
+}
+
+impl Waiters {
+    /// Admits one more and numbers it.
+    pub fn admit(&mut self, waiter: Waiter) -> WaiterId {
+        self.last += 1;
+        let id = WaiterId(self.last);
+        self.all.insert(id, waiter);
+        self.peak = self.peak.max(self.all.len());
+        id
+    }
+
+    /// The waiter `id`, unless it has left.
+    #[must_use]
+    pub fn get(&self, id: WaiterId) -> Option<&Waiter> {
+        self.all.get(&id)
+    }
+
+    /// Forgets `id` and says what was known of it.
+    pub fn remove(&mut self, id: WaiterId) -> Option<Waiter> {
+        let waiter = self.all.remove(&id);
+        if self.all.is_empty() {
+            self.all.shrink_to_fit();
+        }
+        waiter
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// True if nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// The most there ever were at once.
+    #[must_use]
+    pub fn peak(&self) -> usize {
+        self.peak
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiter(client: u64) -> Waiter {
+        let slot = Slot { db: 0, key: b"k"[..].into() };
+        Waiter { client: ClientId(client), slot, since: MonoMillis(0), deadline: MonoMillis(10), lease_ms: 5 }
+    }
+
+    #[test]
+    fn numbers_rise_with_arrival_and_are_never_reused() {
+        let mut waiters = Waiters::default();
+        let first = waiters.admit(waiter(1));
+        assert_eq!(waiters.remove(first).map(|gone| gone.client), Some(ClientId(1)));
+        let second = waiters.admit(waiter(1));
+        assert!(second > first);
+        assert!(waiters.get(first).is_none());
+        assert!(waiters.remove(first).is_none(), "nobody leaves twice");
+        assert_eq!(waiters.get(second).map(|there| there.client), Some(ClientId(1)));
+    }
+
+    #[test]
+    fn the_peak_remembers_the_most_there_were_at_once() {
+        let mut waiters = Waiters::default();
+        let ids: Vec<_> = (0..3).map(|client| waiters.admit(waiter(client))).collect();
+        ids.into_iter().for_each(|id| drop(waiters.remove(id)));
+        assert!(waiters.is_empty());
+        waiters.admit(waiter(9));
+        assert_eq!((waiters.len(), waiters.peak()), (1, 3));
+    }
+
+    #[test]
+    fn a_crowd_that_has_gone_holds_no_memory() {
+        let mut waiters = Waiters::default();
+        let ids: Vec<_> = (0..10_000).map(|client| waiters.admit(waiter(client))).collect();
+        ids.into_iter().for_each(|id| drop(waiters.remove(id)));
+        assert_eq!(waiters.all.capacity(), 0);
+    }
+}

@@ -1,0 +1,70 @@
+//! The settings of the module: one table, from which the server's CONFIG, the arguments of
+//! `loadmodule` and the defaults are derived.
+//!
+//! All are whole numbers and may be changed while the server runs.
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
+/// One setting, `cacheguard.<name>` to CONFIG.
+pub struct Setting {
+    /// Its name, without the module's.
+    pub name: &'static CStr,
+    /// The least it may be.
+    pub min: i64,
+    /// The most it may be.
+    pub max: i64,
+    /// What it is if nobody sets it.
+    pub default: i64,
+    value: AtomicI64,
+}
+
+impl Setting {
+    const fn new(name: &'static CStr, min: i64, max: i64, default: i64) -> Self {
+        Self { name, min, max, default, value: AtomicI64::new(default) }
+    }
+
+    /// Its value now.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.value.load(Relaxed).unsigned_abs()
+    }
+
+    /// Changes it; the caller has checked the range.
+    pub fn set(&self, value: i64) {
+        self.value.store(value, Relaxed);
+    }
+}
+
+const DURATION_MS_MAX: i64 = crate::engine::time::DURATION_MS_MAX as i64;
+
+/// How long a lease lasts where `LEASE` is not given, in milliseconds.
+pub static LEASE_MS: Setting = Setting::new(c"lease-ms", 1, DURATION_MS_MAX, 10_000);
+/// How long a caller waits where `WAIT` is not given, in milliseconds; 0: not at all.
+pub static WAIT_MS: Setting = Setting::new(c"wait-ms", 0, DURATION_MS_MAX, 10_000);
+/// How many callers wait at once; further ones are answered as with `WAIT 0`.
+pub static MAX_WAITERS: Setting = Setting::new(c"max-waiters", 0, 10_000_000, 100_000);
+
+/// All settings.
+pub static SETTINGS: [&Setting; 3] = [&LEASE_MS, &WAIT_MS, &MAX_WAITERS];
+
+/// Sets what the arguments of `loadmodule` say: `name value` pairs, names in any case.
+///
+/// # Errors
+/// A sentence for the server's log.
+pub fn load_arguments<'a>(mut words: impl Iterator<Item = &'a [u8]>) -> Result<(), String> {
+    while let Some(name) = words.next() {
+        let shown = String::from_utf8_lossy(name).into_owned();
+        let setting = SETTINGS
+            .iter()
+            .find(|setting| setting.name.to_bytes().eq_ignore_ascii_case(name))
+            .ok_or(format!("unknown argument '{shown}'"))?;
+        let value = words.next().ok_or(format!("argument {shown} has no value"))?;
+        let value = super::args::parse(value)
+            .and_then(|value| i64::try_from(value).ok())
+            .filter(|value| (setting.min..=setting.max).contains(value))
+            .ok_or(format!("argument {shown} must be an integer from {} to {}", setting.min, setting.max))?;
+        setting.set(value);
+    }
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Every error a client can be told, with its stable code.
+
+use super::ffi::context::Ctx;
+
+/// Why a command was refused. A refused command changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// An argument is not an integer of the range.
+    NotInteger {
+        /// Which argument.
+        name: &'static str,
+        /// The least it may be.
+        min: u64,
+        /// The most it may be.
+        max: u64,
+    },
+    /// An option that this command does not have.
+    UnknownOption(Vec<u8>),
+    /// An option was given twice, or twice in two forms.
+    Repeated(&'static str),
+    /// The command ends where this was expected.
+    Missing(&'static str),
+    /// The key holds a value of another type.
+    WrongType,
+    /// Another caller regenerates the key, and this one does not or may not wait any longer.
+    Leased {
+        /// Milliseconds until that lease ends.
+        left_ms: u64,
+    },
+    /// A lease would have to be granted, and this server follows another one.
+    Readonly,
+    /// The key moved to another node while the caller waited.
+    Moved,
+    /// A panic, caught.
+    Internal,
+}
+
+impl Error {
+    /// Answers the caller with this error.
+    pub fn reply(&self, ctx: Ctx<'_>) {
+        ctx.reply_error(&self.text());
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::NotInteger { name, min, max } => {
+                format!("ERR {name} must be an integer from {min} to {max}")
+            }
+            Self::UnknownOption(word) => {
+                let word = String::from_utf8_lossy(word.get(..OPTION_BYTES_SHOWN).unwrap_or(word)).into_owned();
+                format!("ERR unknown option '{word}'")
+            }
+            Self::Repeated(name) => format!("ERR {name} was given more than once"),
+            Self::Missing(name) => format!("ERR {name} is missing"),
+            Self::WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value".to_owned(),
+            Self::Leased { left_ms } => {
+                format!("LEASED another caller regenerates this key, its lease ends in {left_ms} ms")
+            }
+            Self::Readonly => "READONLY a replica cannot grant a lease".to_owned(),
+            Self::Moved => "TRYAGAIN the key moved to another node while the caller waited".to_owned(),
+            Self::Internal => "ERR cacheguard failed and changed nothing; see the server's log".to_owned(),
+        }
+    }
+}
+
+const OPTION_BYTES_SHOWN: usize = 64;

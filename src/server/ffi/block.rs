@@ -1,0 +1,99 @@
+//! Parked connections: how the server holds one, and how it gives it back.
+//!
+//! A connection is parked without a deadline of the server's own: on Redis 7.0 such a deadline and
+//! our answer falling into one turn lose the reply. The module keeps the deadlines and answers
+//! through [`Ctx::release`]; the timeout callback exists only so that `CLIENT UNBLOCK` works.
+
+use super::context::Ctx;
+use super::entry_point::guarded;
+use super::OK;
+use crate::engine::outbox::Answer;
+use crate::server::blocked;
+use redis_module::raw;
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::ptr::null_mut;
+
+/// A parked connection. Used once, then gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Parked(*mut raw::RedisModuleBlockedClient);
+
+struct Delivery {
+    answer: Answer,
+    heard: Cell<bool>,
+}
+
+impl Ctx<'_> {
+    /// Parks the caller; `None` if it cannot be parked, and then nothing was answered.
+    #[must_use]
+    pub fn park(self) -> Option<Parked> {
+        let parked = call!(RedisModule_BlockClient(self.raw, Some(reply), Some(unblock), Some(release), 0));
+        if parked.is_null() {
+            return None;
+        }
+        call!(RedisModule_SetDisconnectCallback(parked, Some(disconnect)));
+        Some(Parked(parked))
+    }
+}
+
+impl Parked {
+    /// Lets the server answer the connection with `answer` as soon as it can. If the connection
+    /// is gone by then, [`blocked::unheard`] gets the answer back.
+    pub fn answer(self, answer: Answer) {
+        let delivery = Box::into_raw(Box::new(Delivery { answer, heard: Cell::new(false) }));
+        let done = call!(RedisModule_UnblockClient(self.0, delivery.cast()));
+        assert!(done == OK, "the server refused to unblock a client");
+    }
+
+    fn let_go(self) {
+        call!(RedisModule_UnblockClient(self.0, null_mut()));
+    }
+}
+
+/// The server is ready to write the answer.
+unsafe extern "C" fn reply(
+    ctx: *mut raw::RedisModuleCtx,
+    _argv: *mut *mut raw::RedisModuleString,
+    _argc: c_int,
+) -> c_int {
+    guarded(OK, || {
+        let data: *const Delivery = call!(RedisModule_GetBlockedClientPrivateData(ctx)).cast_const().cast();
+        // SAFETY: the private data of a client unblocked with an answer is a `Delivery`, freed by
+        // `release` after this.
+        if let Some(delivery) = unsafe { data.as_ref() } {
+            delivery.heard.set(true);
+            blocked::deliver(Ctx::new(ctx), &delivery.answer);
+        }
+        OK
+    })
+}
+
+/// `CLIENT UNBLOCK id TIMEOUT` for a connection that is still parked.
+unsafe extern "C" fn unblock(
+    ctx: *mut raw::RedisModuleCtx,
+    _argv: *mut *mut raw::RedisModuleString,
+    _argc: c_int,
+) -> c_int {
+    let parked = Parked(call!(RedisModule_GetBlockedClientHandle(ctx)));
+    guarded((), || blocked::unblocked(Ctx::new(ctx), parked));
+    parked.let_go();
+    OK
+}
+
+/// The connection closed, or the server answered it in our place, while it was parked.
+unsafe extern "C" fn disconnect(ctx: *mut raw::RedisModuleCtx, parked: *mut raw::RedisModuleBlockedClient) {
+    let parked = Parked(parked);
+    if guarded(true, || blocked::disconnected(Ctx::new(ctx), parked)) {
+        parked.let_go();
+    }
+}
+
+unsafe extern "C" fn release(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
+    guarded((), || {
+        // SAFETY: the private data was made by `Parked::answer` and is given back once.
+        let delivery = unsafe { Box::from_raw(data.cast::<Delivery>()) };
+        if !delivery.heard.get() {
+            blocked::unheard(Ctx::new(ctx), &delivery.answer);
+        }
+    });
+}

@@ -1,0 +1,224 @@
+//! The context of a callback: who calls, what it was given, how it is answered.
+
+use super::OK;
+use crate::engine::time::{MonoMillis, UnixMillis};
+use crate::engine::waiters::{ClientId, DbId};
+use redis_module::raw;
+use std::ffi::{c_char, c_int, c_long, CStr, CString};
+use std::marker::PhantomData;
+
+/// The context the server passed to the callback that is running.
+#[derive(Clone, Copy)]
+pub struct Ctx<'c> {
+    pub(super) raw: *mut raw::RedisModuleCtx,
+    callback: PhantomData<&'c ()>,
+}
+
+/// One argument of the running command: any bytes.
+#[derive(Clone, Copy)]
+pub struct Arg<'c> {
+    pub(super) raw: *mut raw::RedisModuleString,
+    callback: PhantomData<&'c ()>,
+}
+
+/// How serious a line in the server's log is.
+#[derive(Clone, Copy)]
+pub enum Level {
+    /// Worth knowing.
+    Notice,
+    /// Worth acting upon.
+    Warning,
+}
+
+/// What a role, mode or caller forbids; a snapshot.
+#[derive(Clone, Copy)]
+pub struct Situation(c_int);
+
+impl<'c> Arg<'c> {
+    pub(super) fn new(raw: *mut raw::RedisModuleString) -> Self {
+        Self { raw, callback: PhantomData }
+    }
+
+    /// The argument's bytes.
+    #[must_use]
+    pub fn bytes(self) -> &'c [u8] {
+        bytes_of(self.raw)
+    }
+}
+
+/// The bytes of a string of the server, for as long as the caller says it lives.
+pub(super) fn bytes_of<'s>(string: *const raw::RedisModuleString) -> &'s [u8] {
+    let mut len = 0;
+    let start = call!(RedisModule_StringPtrLen(string, &mut len));
+    // SAFETY: the server says that `len` bytes start there, for as long as the string lives.
+    unsafe { std::slice::from_raw_parts(start.cast(), len) }
+}
+
+impl Situation {
+    fn has(self, flag: u32) -> bool {
+        self.0 & flag as c_int != 0
+    }
+
+    /// The caller cannot be parked: MULTI, a script, a function or a nested call.
+    #[must_use]
+    pub fn denies_blocking(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING)
+    }
+
+    /// This server follows another one.
+    #[must_use]
+    pub fn is_replica(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_SLAVE)
+    }
+
+    /// The command comes from the replication stream or from a file being loaded.
+    #[must_use]
+    pub fn replays(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_REPLICATED)
+            || self.has(raw::REDISMODULE_CTX_FLAGS_LOADING)
+            || self.has(raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING)
+    }
+}
+
+impl<'c> Ctx<'c> {
+    pub(super) fn new(raw: *mut raw::RedisModuleCtx) -> Self {
+        Self { raw, callback: PhantomData }
+    }
+
+    /// The database the caller has selected.
+    #[must_use]
+    pub fn db(self) -> DbId {
+        call!(RedisModule_GetSelectedDb(self.raw))
+    }
+
+    /// Selects the database for the calls that follow in this callback.
+    pub fn select_db(self, db: DbId) {
+        call!(RedisModule_SelectDb(self.raw, db));
+    }
+
+    /// The calling connection.
+    #[must_use]
+    pub fn client_id(self) -> ClientId {
+        ClientId(call!(RedisModule_GetClientId(self.raw)))
+    }
+
+    /// What holds for this call. Costs a few hundred instructions.
+    #[must_use]
+    pub fn situation(self) -> Situation {
+        Situation(call!(RedisModule_GetContextFlags(self.raw)))
+    }
+
+    /// Writes a line to the server's log.
+    pub fn log(self, level: Level, text: &str) {
+        let level = match level {
+            Level::Notice => c"notice",
+            Level::Warning => c"warning",
+        };
+        let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
+        call!(RedisModule_Log(self.raw, level.as_ptr(), c"%s".as_ptr(), text.as_ptr()));
+    }
+
+    /// Answers with a byte string.
+    #[inline]
+    pub fn reply_bytes(self, bytes: &[u8]) {
+        call!(RedisModule_ReplyWithStringBuffer(self.raw, bytes.as_ptr().cast(), bytes.len()));
+    }
+
+    /// Answers with a status such as `OK`.
+    pub fn reply_status(self, status: &'static CStr) {
+        call!(RedisModule_ReplyWithSimpleString(self.raw, status.as_ptr()));
+    }
+
+    /// Answers with nil, in the form of the caller's protocol.
+    pub fn reply_nil(self) {
+        call!(RedisModule_ReplyWithNull(self.raw));
+    }
+
+    /// Answers with an error; `text` begins with its code.
+    pub fn reply_error(self, text: &str) {
+        let text = CString::new(text.replace(['\0', '\r', '\n'], " ")).unwrap_or_default();
+        call!(RedisModule_ReplyWithError(self.raw, text.as_ptr()));
+    }
+
+    /// Answers with an integer.
+    pub fn reply_integer(self, n: i64) {
+        call!(RedisModule_ReplyWithLongLong(self.raw, n));
+    }
+
+    /// Begins an array of `len` elements.
+    pub fn reply_array(self, len: usize) {
+        call!(RedisModule_ReplyWithArray(self.raw, c_long::try_from(len).unwrap_or(0)));
+    }
+
+    /// Tells subscribers of keyspace events (class `d`) what happened to `key`.
+    pub fn notify(self, event: &'static CStr, key: Arg<'_>) {
+        let class = raw::REDISMODULE_NOTIFY_MODULE;
+        call!(RedisModule_NotifyKeyspaceEvent(self.raw, class, event.as_ptr(), key.raw));
+    }
+
+    /// Tells subscribers of keyspace events (class `g`) that `key` was deleted; the server does not
+    /// when a module deletes.
+    pub fn notify_deleted(self, key: Arg<'_>) {
+        let class = raw::REDISMODULE_NOTIFY_GENERIC;
+        call!(RedisModule_NotifyKeyspaceEvent(self.raw, class, c"del".as_ptr(), key.raw));
+    }
+
+    /// Sends `command` with `args` to replicas and the AOF, in the caller's database.
+    pub fn replicate(self, command: &'static CStr, args: &[Effect<'_>]) {
+        let mut own: Vec<*mut raw::RedisModuleString> = Vec::with_capacity(args.len());
+        let mut vector = Vec::with_capacity(args.len());
+        for arg in args {
+            let string = match *arg {
+                Effect::Arg(arg) => arg.raw,
+                Effect::Word(word) => self.own_string(word.to_bytes(), &mut own),
+                Effect::Bytes(bytes) => self.own_string(bytes, &mut own),
+                Effect::Number(n) => self.own_string(n.to_string().as_bytes(), &mut own),
+            };
+            vector.push(string);
+        }
+        let done =
+            call!(RedisModule_Replicate(self.raw, command.as_ptr(), c"v".as_ptr(), vector.as_mut_ptr(), vector.len()));
+        for string in own {
+            call!(RedisModule_FreeString(self.raw, string));
+        }
+        assert!(done == OK, "the server refused to replicate {command:?}");
+    }
+
+    fn own_string(self, bytes: &[u8], own: &mut Vec<*mut raw::RedisModuleString>) -> *mut raw::RedisModuleString {
+        let string = call!(RedisModule_CreateString(self.raw, bytes.as_ptr().cast::<c_char>(), bytes.len()));
+        own.push(string);
+        string
+    }
+}
+
+/// One argument of a replicated command.
+#[derive(Clone, Copy)]
+pub enum Effect<'a> {
+    /// As the caller gave it; not copied.
+    Arg(Arg<'a>),
+    /// A keyword.
+    Word(&'static CStr),
+    /// Any bytes.
+    Bytes(&'a [u8]),
+    /// A number.
+    Number(u64),
+}
+
+/// The wall clock.
+#[must_use]
+pub fn unix_now() -> UnixMillis {
+    UnixMillis(u64::try_from(call!(RedisModule_Milliseconds())).unwrap_or(0))
+}
+
+/// The monotonic clock.
+#[must_use]
+pub fn mono_now() -> MonoMillis {
+    MonoMillis(call!(RedisModule_MonotonicMicroseconds()) / 1_000)
+}
+
+/// The server's version as it tells modules, `0xMMmmpp`; Valkey answers with the Redis version it
+/// is compatible with.
+#[must_use]
+pub fn server_version() -> u32 {
+    call!(RedisModule_GetServerVersion()) as u32
+}

@@ -1,0 +1,109 @@
+//! Events of the server that concern leases: databases emptied or swapped, a change of role, and
+//! on Redis 7.0 the moment before connections are written to.
+
+use super::context::Ctx;
+use super::entry_point::guarded;
+use super::OK;
+use crate::engine::outbox::Answer;
+use crate::server::pump;
+use crate::server::state::STATE;
+use redis_module::raw;
+use std::ffi::c_void;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+
+static BACKGROUND: AtomicPtr<raw::RedisModuleCtx> = AtomicPtr::new(null_mut());
+
+/// A context that outlives every callback, for callbacks that have none of their own.
+#[must_use]
+pub fn background() -> Ctx<'static> {
+    Ctx::new(BACKGROUND.load(Relaxed))
+}
+
+/// Whether the module is called before the server sleeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum BeforeSleep {
+    /// It is, once in every turn of the event loop.
+    Call,
+    /// It is not.
+    Rest,
+}
+
+/// Subscribes to what the module must hear of; false if the server refuses.
+pub fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
+    BACKGROUND.store(call!(RedisModule_GetDetachedThreadSafeContext(ctx)), Relaxed);
+    hear(ctx, raw::REDISMODULE_EVENT_FLUSHDB, Some(flushed))
+        && hear(ctx, raw::REDISMODULE_EVENT_SWAPDB, Some(swapped))
+        && hear(ctx, raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, Some(role_changed))
+}
+
+/// Begins or ends the calls of [`pump::before_sleep`]. Only from a timer: the server's list of
+/// subscribers must not change while it walks it.
+pub fn before_sleep(ctx: Ctx<'_>, wanted: BeforeSleep) {
+    let callback: raw::RedisModuleEventCallback = match wanted {
+        BeforeSleep::Call => Some(sleeps),
+        BeforeSleep::Rest => None,
+    };
+    hear(ctx.raw, raw::REDISMODULE_EVENT_EVENTLOOP, callback);
+}
+
+fn hear(ctx: *mut raw::RedisModuleCtx, id: u64, callback: raw::RedisModuleEventCallback) -> bool {
+    let event = raw::RedisModuleEvent { id, dataver: 1 };
+    call!(RedisModule_SubscribeToServerEvent(ctx, event, callback)) == OK
+}
+
+unsafe extern "C" fn flushed(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    stage: u64,
+    data: *mut c_void,
+) {
+    guarded((), || {
+        // SAFETY: the server passes this structure with this event.
+        let flush = unsafe { &*data.cast::<raw::RedisModuleFlushInfo>() };
+        if stage == raw::REDISMODULE_SUBEVENT_FLUSHDB_END {
+            pump::replaced(Ctx::new(ctx), (flush.dbnum >= 0).then_some(flush.dbnum));
+        }
+    });
+}
+
+unsafe extern "C" fn swapped(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    _stage: u64,
+    data: *mut c_void,
+) {
+    guarded((), || {
+        // SAFETY: the server passes this structure with this event.
+        let swap = unsafe { &*data.cast::<raw::RedisModuleSwapDbInfo>() };
+        pump::replaced(Ctx::new(ctx), Some(swap.dbnum_first));
+        pump::replaced(Ctx::new(ctx), Some(swap.dbnum_second));
+    });
+}
+
+unsafe extern "C" fn role_changed(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    role: u64,
+    _data: *mut c_void,
+) {
+    guarded((), || {
+        if role == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_REPLICA {
+            STATE.with(|state| state.book.forget_all(&Answer::Readonly));
+            pump::schedule(Ctx::new(ctx));
+        }
+    });
+}
+
+unsafe extern "C" fn sleeps(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    stage: u64,
+    _data: *mut c_void,
+) {
+    guarded((), || {
+        if stage == raw::REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP {
+            pump::before_sleep(Ctx::new(ctx));
+        }
+    });
+}

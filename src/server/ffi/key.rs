@@ -1,0 +1,149 @@
+//! An open key of the keyspace.
+//!
+//! A key opened for writing counts as modified when it is closed, changed or not: it aborts WATCH
+//! and invalidates client-side caches. So keys are opened for writing only by what is about to
+//! write.
+
+use super::context::{bytes_of, Arg, Ctx};
+use super::{types, OK};
+use crate::engine::entry::Entry;
+use crate::engine::time::UnixMillis;
+use redis_module::raw;
+use std::ffi::{c_int, c_void};
+
+/// A key, open until dropped.
+pub struct Key<'c> {
+    raw: *mut raw::RedisModuleKey,
+    ctx: Ctx<'c>,
+}
+
+/// What a key holds.
+pub enum Holds<'k> {
+    /// It does not exist.
+    Nothing,
+    /// An entry of ours.
+    Entry(&'k Entry),
+    /// A native string.
+    String,
+    /// Anything else.
+    Other,
+}
+
+impl<'c> Ctx<'c> {
+    /// Opens `name` for reading; `None` if it does not exist. Counts as a use of the key.
+    #[inline]
+    #[must_use]
+    pub fn open_read(self, name: Arg<'_>) -> Option<Key<'c>> {
+        let raw = call!(RedisModule_OpenKey(self.raw, name.raw, raw::REDISMODULE_READ as c_int));
+        (!raw.is_null()).then_some(Key { raw: raw.cast(), ctx: self })
+    }
+
+    /// Opens `name` for writing, whether it exists or not.
+    #[must_use]
+    pub fn open_write(self, name: Arg<'_>) -> Key<'c> {
+        let mode = (raw::REDISMODULE_READ | raw::REDISMODULE_WRITE) as c_int;
+        Key { raw: call!(RedisModule_OpenKey(self.raw, name.raw, mode)).cast(), ctx: self }
+    }
+
+    /// Runs `look` on the key `name` of database `db`, from outside a command.
+    pub fn look_at<T>(self, db: i32, name: &[u8], look: impl FnOnce(Option<Key<'_>>, Arg<'_>) -> T) -> T {
+        let selected = self.db();
+        self.select_db(db);
+        let string = call!(RedisModule_CreateString(self.raw, name.as_ptr().cast(), name.len()));
+        let seen = look(self.open_read(Arg::new(string)), Arg::new(string));
+        call!(RedisModule_FreeString(self.raw, string));
+        self.select_db(selected);
+        seen
+    }
+
+    /// Passes the native string under `name` to `read`, as `GET` gives it; `None` if it is gone.
+    /// Unlike direct access this never changes how the server encodes the string.
+    pub fn read_string<T>(self, name: Arg<'_>, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let reply = call!(RedisModule_Call(self.raw, c"GET".as_ptr(), c"s".as_ptr(), name.raw));
+        if reply.is_null() {
+            return None;
+        }
+        let mut len = 0;
+        let start = call!(RedisModule_CallReplyStringPtr(reply, &mut len));
+        let value = (!start.is_null()).then(|| {
+            // SAFETY: the reply holds `len` bytes there until it is freed below.
+            read(unsafe { std::slice::from_raw_parts(start.cast(), len) })
+        });
+        call!(RedisModule_FreeCallReply(reply));
+        value
+    }
+}
+
+impl Key<'_> {
+    /// What is under the key.
+    #[inline]
+    #[must_use]
+    pub fn holds(&self) -> Holds<'_> {
+        if let Some(entry) = self.entry() {
+            return Holds::Entry(entry);
+        }
+        match call!(RedisModule_KeyType(self.raw)) as u32 {
+            EMPTY => Holds::Nothing,
+            STRING => Holds::String,
+            _ => Holds::Other,
+        }
+    }
+
+    #[inline]
+    fn entry(&self) -> Option<&Entry> {
+        if call!(RedisModule_ModuleTypeGetType(self.raw)) != types::cached() {
+            return None;
+        }
+        let value: *const Entry = call!(RedisModule_ModuleTypeGetValue(self.raw)).cast_const().cast();
+        // SAFETY: a value of our type is an `Entry` of ours; it stays while the key is open and
+        // `self` is borrowed, since only the main thread changes the keyspace.
+        unsafe { value.as_ref() }
+    }
+
+    /// Puts `entry` under the key, in place where one of ours is there. Keeps no TTL.
+    pub fn store(&mut self, entry: Entry) {
+        if self.entry().is_some() {
+            let value: *mut Entry = call!(RedisModule_ModuleTypeGetValue(self.raw)).cast();
+            // SAFETY: as in `entry`; `&mut self` makes this the only reference.
+            drop(std::mem::replace(unsafe { &mut *value }, entry));
+            return;
+        }
+        let value: *mut c_void = Box::into_raw(Box::new(entry)).cast();
+        let done = call!(RedisModule_ModuleTypeSetValue(self.raw, types::cached(), value));
+        assert!(done == OK, "the server refused a value");
+    }
+
+    /// When the key goes; `None`: never.
+    #[must_use]
+    pub fn expires(&self) -> Option<UnixMillis> {
+        u64::try_from(call!(RedisModule_GetAbsExpire(self.raw))).ok().map(UnixMillis)
+    }
+
+    /// Lets the key go at `at`; `None`: never.
+    pub fn expire_at(&mut self, at: Option<UnixMillis>) {
+        let at = at.map_or(raw::REDISMODULE_NO_EXPIRE.into(), |at| i64::try_from(at.0).unwrap_or(i64::MAX));
+        let done = call!(RedisModule_SetAbsExpire(self.raw, at));
+        assert!(done == OK, "the server refused a TTL");
+    }
+
+    /// Deletes the key; a large value is freed in the background.
+    pub fn delete(&mut self) {
+        call!(RedisModule_UnlinkKey(self.raw));
+    }
+
+    /// The name of the key.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        bytes_of(call!(RedisModule_GetKeyNameFromModuleKey(self.raw)))
+    }
+}
+
+const EMPTY: u32 = raw::REDISMODULE_KEYTYPE_EMPTY as u32;
+const STRING: u32 = raw::REDISMODULE_KEYTYPE_STRING as u32;
+
+impl Drop for Key<'_> {
+    fn drop(&mut self) {
+        call!(RedisModule_CloseKey(self.raw));
+        let _ = self.ctx;
+    }
+}

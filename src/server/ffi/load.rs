@@ -1,0 +1,226 @@
+//! Loading: the module introduces itself to the server, and refuses to load if anything it needs
+//! is refused. Every result is checked: the server answers a mistyped flag with an error code and
+//! nothing else.
+
+use super::context::{bytes_of, Ctx, Level};
+use super::entry_point::{guarded, install_panic_hook};
+use super::{events, types, OK};
+use crate::server::config::{self, Setting};
+use crate::server::info;
+use crate::server::table::{Access, ArgDoc, ArgKind, Command, Keys, COMMANDS};
+use redis_module::raw;
+use std::ffi::{c_char, c_int, c_longlong, c_void, CString};
+use std::ptr::{null, null_mut};
+
+const MODULE_NAME: &std::ffi::CStr = c"cacheguard";
+const MODULE_VERSION: c_int = 1;
+const ERR: c_int = raw::REDISMODULE_ERR as c_int;
+
+/// Called by the server when it loads the module.
+///
+/// # Safety
+/// Called by the server only, with the arguments of `loadmodule`.
+#[no_mangle]
+pub unsafe extern "C" fn RedisModule_OnLoad(
+    ctx: *mut raw::RedisModuleCtx,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
+) -> c_int {
+    let api = raw::REDISMODULE_APIVER_1 as c_int;
+    // SAFETY: the context is the server's; this fills in the function pointers all else needs, so
+    // nothing, not even an allocation, may come before it.
+    if unsafe { raw::Export_RedisModule_Init(ctx, MODULE_NAME.as_ptr(), MODULE_VERSION, api) } != OK {
+        return ERR;
+    }
+    install_panic_hook();
+    guarded(ERR, || {
+        // SAFETY: the server passes `argc` arguments.
+        let argv = unsafe {
+            std::slice::from_raw_parts(
+                if argc == 0 { std::ptr::NonNull::dangling().as_ptr() } else { argv },
+                argc as usize,
+            )
+        };
+        match introduce(ctx, argv) {
+            Ok(()) => OK,
+            Err(reason) => {
+                Ctx::new(ctx).log(Level::Warning, &format!("cacheguard does not load: {reason}"));
+                ERR
+            }
+        }
+    })
+}
+
+fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]) -> Result<(), String> {
+    if !has!(RedisModule_SetCommandInfo) || !has!(RedisModule_LoadConfigs) {
+        return Err("the server is too old: Redis 7.0 or Valkey 7.2 is needed".to_owned());
+    }
+    call!(RedisModule_SetModuleOptions(ctx, raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS as c_int));
+    config::load_arguments(argv.iter().map(|arg| bytes_of(*arg)))?;
+    accept(types::register(ctx), "the type cg-cached")?;
+    let category =
+        has!(RedisModule_AddACLCategory) && call!(RedisModule_AddACLCategory(ctx, MODULE_NAME.as_ptr())) == OK;
+    for command in COMMANDS {
+        accept(register_command(ctx, command, category), &command.name.to_string_lossy())?;
+    }
+    for setting in config::SETTINGS {
+        accept(register_setting(ctx, setting), &setting.name.to_string_lossy())?;
+    }
+    accept(call!(RedisModule_LoadConfigs(ctx)) == OK, "the configuration")?;
+    accept(call!(RedisModule_RegisterInfoFunc(ctx, Some(inform))) == OK, "INFO")?;
+    accept(events::subscribe(ctx), "server events")
+}
+
+fn accept(accepted: bool, what: &str) -> Result<(), String> {
+    accepted.then_some(()).ok_or(format!("the server refused {what}"))
+}
+
+fn register_command(ctx: *mut raw::RedisModuleCtx, row: &Command, category: bool) -> bool {
+    let Keys::First(access) = row.keys;
+    let (name, flags) = (row.name.as_ptr(), row.flags.as_ptr());
+    if call!(RedisModule_CreateCommand(ctx, name, Some(row.enter), flags, 1, 1, 1)) != OK {
+        return false;
+    }
+    let command = call!(RedisModule_GetCommand(ctx, name));
+    if command.is_null() || !describe(command, row, access) {
+        return false;
+    }
+    // Redis 7.0 does not know categories of modules' commands, 7.2 none of a module's own.
+    if !has!(RedisModule_SetCommandACLCategories) {
+        return true;
+    }
+    let own = if category { "cacheguard " } else { "" };
+    let categories = CString::new(format!("{own}{}", row.categories.to_string_lossy())).unwrap_or_default();
+    call!(RedisModule_SetCommandACLCategories(command, categories.as_ptr())) == OK
+}
+
+static INFO_VERSION: InfoVersion = InfoVersion(raw::RedisModuleCommandInfoVersion {
+    version: 1,
+    sizeof_historyentry: size_of::<raw::RedisModuleCommandHistoryEntry>(),
+    sizeof_keyspec: size_of::<raw::RedisModuleCommandKeySpec>(),
+    sizeof_arg: size_of::<raw::RedisModuleCommandArg>(),
+});
+
+struct InfoVersion(raw::RedisModuleCommandInfoVersion);
+
+// SAFETY: plain numbers, never changed.
+unsafe impl Sync for InfoVersion {}
+
+/// Tells the server the arity, keys and documentation of a command. It copies what it is given.
+fn describe(command: *mut raw::RedisModuleCommand, row: &Command, access: Access) -> bool {
+    let flags = match access {
+        Access::ReadWrite => {
+            raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_ACCESS | raw::REDISMODULE_CMD_KEY_UPDATE
+        }
+        Access::Overwrite => raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
+    };
+    // SAFETY: all fields of this plain structure may be zero; a zeroed one ends the list.
+    let mut specs: [raw::RedisModuleCommandKeySpec; 2] = unsafe { std::mem::zeroed() };
+    let [spec, _] = &mut specs;
+    spec.flags = flags.into();
+    spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
+    spec.bs.index.pos = 1;
+    spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
+    spec.fk.range.lastkey = 0;
+    spec.fk.range.keystep = 1;
+    spec.fk.range.limit = 0;
+
+    let mut nested = Vec::new();
+    let mut args = arguments(row.args, &mut nested);
+    // SAFETY: all fields of this plain structure may be zero.
+    let mut info: raw::RedisModuleCommandInfo = unsafe { std::mem::zeroed() };
+    info.version = &INFO_VERSION.0;
+    info.summary = row.summary.as_ptr();
+    info.complexity = row.complexity.as_ptr();
+    info.since = row.since.as_ptr();
+    info.arity = row.arity;
+    info.key_specs = specs.as_mut_ptr();
+    info.args = args.as_mut_ptr();
+    call!(RedisModule_SetCommandInfo(command, &info)) == OK
+}
+
+/// The server's form of a list of arguments, ended by a zeroed one. `nested` keeps inner lists
+/// alive.
+fn arguments(docs: &[ArgDoc], nested: &mut Vec<Vec<raw::RedisModuleCommandArg>>) -> Vec<raw::RedisModuleCommandArg> {
+    let mut list = Vec::with_capacity(docs.len() + 1);
+    for doc in docs {
+        let mut subargs = null_mut();
+        if let ArgKind::OneOf(inner) = doc.kind {
+            let mut inner = arguments(inner, nested);
+            subargs = inner.as_mut_ptr();
+            nested.push(inner);
+        }
+        list.push(raw::RedisModuleCommandArg {
+            name: doc.name.as_ptr(),
+            type_: match doc.kind {
+                ArgKind::Key => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY,
+                ArgKind::Bytes => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
+                ArgKind::Integer => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_INTEGER,
+                ArgKind::UnixTime => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_UNIX_TIME,
+                ArgKind::Token => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_PURE_TOKEN,
+                ArgKind::OneOf(_) => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_ONEOF,
+            },
+            key_spec_index: if matches!(doc.kind, ArgKind::Key) { 0 } else { -1 },
+            token: doc.token.map_or(null(), |token| token.as_ptr()),
+            summary: null(),
+            since: null(),
+            flags: if doc.optional { raw::REDISMODULE_CMD_ARG_OPTIONAL } else { raw::REDISMODULE_CMD_ARG_NONE }
+                as c_int,
+            deprecated_since: null(),
+            subargs,
+            display_text: null(),
+        });
+    }
+    // SAFETY: all fields of this plain structure may be zero.
+    list.push(unsafe { std::mem::zeroed() });
+    list
+}
+
+fn register_setting(ctx: *mut raw::RedisModuleCtx, setting: &'static Setting) -> bool {
+    let privdata: *const Setting = setting;
+    let done = call!(RedisModule_RegisterNumericConfig(
+        ctx,
+        setting.name.as_ptr(),
+        // What `loadmodule` said is the default; the configuration file overrules it.
+        i64::try_from(setting.get()).unwrap_or(setting.default),
+        raw::REDISMODULE_CONFIG_DEFAULT,
+        setting.min,
+        setting.max,
+        Some(get_setting),
+        Some(set_setting),
+        None,
+        privdata.cast_mut().cast()
+    ));
+    done == OK
+}
+
+unsafe extern "C" fn get_setting(_name: *const c_char, privdata: *mut c_void) -> c_longlong {
+    // SAFETY: the server passes what `register_setting` gave it.
+    let setting = unsafe { &*privdata.cast::<Setting>() };
+    i64::try_from(setting.get()).unwrap_or(i64::MAX)
+}
+
+unsafe extern "C" fn set_setting(
+    _name: *const c_char,
+    value: c_longlong,
+    privdata: *mut c_void,
+    _error: *mut *mut raw::RedisModuleString,
+) -> c_int {
+    // SAFETY: the server passes what `register_setting` gave it.
+    let setting = unsafe { &*privdata.cast::<Setting>() };
+    setting.set(value);
+    OK
+}
+
+unsafe extern "C" fn inform(ctx: *mut raw::RedisModuleInfoCtx, crash_report: c_int) {
+    // A crash may have come from within the state.
+    if crash_report != 0 {
+        return;
+    }
+    guarded((), || {
+        call!(RedisModule_InfoAddSection(ctx, null()));
+        for (name, value) in info::fields() {
+            call!(RedisModule_InfoAddFieldULongLong(ctx, name.as_ptr(), value));
+        }
+    });
+}

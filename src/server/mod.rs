@@ -1,0 +1,16 @@
+//! The server face: thin, and the only part that touches the module API.
+//!
+//! Dependencies point one way: `commands → {args, error, keyspace, blocked, pump} → ffi`. Only this
+//! file and `ffi::load` know the [`table`] of commands.
+
+pub mod args;
+pub mod blocked;
+pub mod commands;
+pub mod config;
+pub mod error;
+pub mod ffi;
+pub mod info;
+pub mod keyspace;
+pub mod pump;
+pub mod state;
+pub mod table;

@@ -1,0 +1,167 @@
+//! What happens between commands: doubts are resolved, deadlines fall due, answers go out.
+//!
+//! One timer drives it all. It is set to the earliest deadline, or to "as soon as the events at
+//! hand are handled" while there is something to do now; with neither, there is no timer, and an
+//! idle server spends nothing on ten thousand waiters.
+//!
+//! Answers go out in slices of [`ANSWERS_PER_TURN`]: each costs the server the write to a socket,
+//! and other clients are served between two slices. On Redis 7.0 a connection that is unblocked by
+//! an operator between our hand-over and the server's write never gets any reply; so there the
+//! slice is handed over in the event that comes right before that write (see
+//! `docs/decisions/0001-parking.md`).
+
+use super::ffi::context::{mono_now, server_version, unix_now, Ctx};
+use super::ffi::events::{self, BeforeSleep};
+use super::ffi::filter;
+use super::ffi::key::Holds;
+use super::state::STATE;
+use crate::engine::entry::Age;
+use crate::engine::lease::{Doubt, Found};
+use crate::engine::time::MonoMillis;
+use crate::engine::waiters::{ClientId, DbId, Slot};
+use crate::engine::watch::{Effect, Watch};
+
+/// Connections answered in one turn of the event loop: about a millisecond of socket writes.
+pub const ANSWERS_PER_TURN: usize = 100;
+/// Leases and waits ended, and doubts resolved, in one turn.
+pub const CHANGES_PER_TURN: usize = 1_000;
+/// Where the server does not say who sends a command, the filter stays this long after the last
+/// lease, so that few transactions are open that it has not seen begin. Milliseconds.
+pub const WATCH_LINGER_MS: u64 = 60_000;
+
+const VERSION_7_2: u32 = 0x0007_0200;
+
+/// The timer fired: does what is due, and sets it again if there is more to come.
+pub fn turn(ctx: Ctx<'_>) {
+    STATE.with(|state| state.timer = None);
+    for _ in 0..CHANGES_PER_TURN {
+        let Some(slot) = STATE.with(|state| state.book.next_doubted()) else { break };
+        resolve(ctx, &slot);
+    }
+    let now = mono_now();
+    STATE.with(|state| (0..CHANGES_PER_TURN).any(|_| !state.book.expire_next(now)));
+    let answers = STATE.with(|state| state.book.has_answers());
+    if server_version() < VERSION_7_2 {
+        events::before_sleep(ctx, if answers { BeforeSleep::Call } else { BeforeSleep::Rest });
+    } else if answers {
+        answer_some();
+    }
+    stop_watching(ctx, now);
+    schedule(ctx);
+}
+
+/// The server is about to hand answers to connections (Redis 7.0 only).
+pub fn before_sleep(ctx: Ctx<'_>) {
+    answer_some();
+    // Once more, to go on or to take the event handler away again.
+    set_timer(ctx, mono_now(), 0);
+}
+
+fn answer_some() {
+    let now = mono_now();
+    for _ in 0..ANSWERS_PER_TURN {
+        let next = STATE.with(|state| {
+            let (id, answer) = state.book.deliver_next(now)?;
+            Some((state.parking.take(id), answer))
+        });
+        match next {
+            Some((Some(parked), answer)) => parked.answer(answer),
+            Some((None, _)) => {}
+            None => break,
+        }
+    }
+}
+
+/// Resolves what plain commands may have done to `key`, before it is decided upon.
+pub fn resolve_doubt(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
+    if let Some(slot) = STATE.with(|state| state.book.doubted(db, key)) {
+        resolve(ctx, &slot);
+    }
+}
+
+fn resolve(ctx: Ctx<'_>, slot: &Slot) {
+    let found = ctx.look_at(slot.db, &slot.key, |key, name| {
+        let Some(key) = key else { return Found::Nothing };
+        match key.holds() {
+            Holds::Nothing => Found::Nothing,
+            Holds::Entry(entry) if entry.never_stale() => Found::Fresh(entry.value().into()),
+            Holds::Entry(entry) => match entry.age(key.expires(), unix_now()) {
+                Age::Fresh { .. } => Found::Fresh(entry.value().into()),
+                Age::Stale { .. } => Found::Nothing,
+            },
+            Holds::String => ctx.read_string(name, |value| value.into()).map_or(Found::Nothing, Found::Fresh),
+            Holds::Other => Found::WrongType,
+        }
+    });
+    let now = mono_now();
+    STATE.with(|state| state.book.resolve(slot, found, now));
+}
+
+/// A command is about to run that may concern a key with a lease.
+pub fn saw<'a>(effect: Effect, client: Option<ClientId>, args: impl Iterator<Item = &'a [u8]>, now: MonoMillis) {
+    let doubted = STATE.with(|state| match &mut state.watch {
+        Some((_, watch)) => watch.see(&mut state.book, effect, client, args, now),
+        None => false,
+    });
+    if doubted {
+        schedule(events::background());
+    }
+}
+
+/// Every key of database `only` (`None`: of all) was removed or replaced.
+pub fn replaced(ctx: Ctx<'_>, only: Option<DbId>) {
+    STATE.with(|state| state.book.doubt_all(only, Doubt::Invalidated));
+    schedule(ctx);
+}
+
+/// Sets the timer for what the state now holds, and begins to watch commands once a lease is out.
+/// To be called after every change of the lease book, except from within the filter's list.
+pub fn schedule(ctx: Ctx<'_>) {
+    let (due, starts) = STATE.with(|state| {
+        let book = &state.book;
+        let at_once = book.has_answers() || book.next_doubted().is_some();
+        let due = if at_once { Some(MonoMillis(0)) } else { book.next_due() };
+        let lingers = state.watch.is_some() && book.leases() == 0;
+        (due.or(lingers.then_some(state.watch_until)), book.leases() > 0 && state.watch.is_none())
+    });
+    let now = mono_now();
+    if starts {
+        let filter = ctx.watch_commands();
+        STATE.with(|state| state.watch = Some((filter, Watch::new(now))));
+    }
+    if let Some(due) = due {
+        set_timer(ctx, now, due.since(now));
+    }
+}
+
+fn stop_watching(ctx: Ctx<'_>, now: MonoMillis) {
+    let stops = STATE.with(|state| {
+        if state.book.leases() > 0 {
+            let linger_ms = if filter::names_clients() { 0 } else { WATCH_LINGER_MS };
+            state.watch_until = now.after(linger_ms);
+            return None;
+        }
+        if now < state.watch_until {
+            return None;
+        }
+        state.watch.take()
+    });
+    if let Some((filter, _)) = stops {
+        ctx.unwatch_commands(filter);
+    }
+}
+
+fn set_timer(ctx: Ctx<'_>, now: MonoMillis, delay_ms: u64) {
+    let at = now.after(delay_ms);
+    let previous = STATE.with(|state| match state.timer {
+        Some((_, set)) if set <= at => Err(()),
+        previous => Ok(previous),
+    });
+    if let Ok(previous) = previous {
+        if let Some((timer, _)) = previous {
+            ctx.stop_timer(timer);
+        }
+        let timer = ctx.set_timer(delay_ms);
+        STATE.with(|state| state.timer = Some((timer, at)));
+    }
+}

@@ -1,0 +1,30 @@
+//! What the module knows beside the keyspace: leases, waiters, parked connections, the timer.
+//!
+//! None of it is saved or replicated. It is borrowed for moments only, never across a call of the
+//! module API: the server calls back into the module from within such calls.
+
+use super::blocked::Parking;
+use super::ffi::filter::Filter;
+use super::ffi::main_thread::MainThread;
+use super::ffi::timer::Timer;
+use crate::engine::lease::LeaseBook;
+use crate::engine::time::MonoMillis;
+use crate::engine::watch::Watch;
+
+/// The module's state.
+#[derive(Default)]
+pub struct State {
+    /// Leases and who waits for them.
+    pub book: LeaseBook,
+    /// Which connection each waiter is.
+    pub parking: Parking,
+    /// The timer that is set, and when it fires.
+    pub timer: Option<(Timer, MonoMillis)>,
+    /// The filter, while it is in place, and what it has seen.
+    pub watch: Option<(Filter, Watch)>,
+    /// When the filter is taken away again, if no lease is out by then.
+    pub watch_until: MonoMillis,
+}
+
+/// The one instance.
+pub static STATE: MainThread<State> = MainThread::new();
