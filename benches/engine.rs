@@ -1,1 +1,174 @@
-fn main() {}
+//! What the engine's decisions cost, without a server around them.
+//!
+//! `cargo bench --no-default-features` runs all; an argument filters by name. Every measurement is
+//! of one decision, except where the name says for how many it decides.
+#![allow(missing_docs)]
+
+use cache_guard::engine::codec::{decode, encode, Sink, Source, ENCODING_VERSION};
+use cache_guard::engine::entry::{Entry, Meta};
+use cache_guard::engine::lease::{Asked, Caller, LeaseBook};
+use cache_guard::engine::time::MonoMillis;
+use cache_guard::engine::waiters::{ClientId, WaiterId};
+use cache_guard::engine::watch::effect;
+use criterion::{criterion_group, criterion_main, BatchSize, Criterion};
+use std::hint::black_box;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+const CROWD: u64 = 10_000;
+const LEASE_MS: u64 = 10_000;
+const NOW: MonoMillis = MonoMillis(1_000_000);
+const KEY: &[u8] = b"user:1234567:profile";
+
+fn ask(book: &mut LeaseBook, key: &[u8], client: u64, now: MonoMillis) -> Asked {
+    let caller = Caller { client: ClientId(client), wait_ms: u64::MAX, lease_ms: LEASE_MS };
+    book.ask(0, key, caller, usize::MAX, now)
+}
+
+/// A book in which one client regenerates the key and `waiters` wait for it.
+fn crowded(waiters: u64) -> LeaseBook {
+    let mut book = LeaseBook::default();
+    for client in 0..=waiters {
+        ask(&mut book, KEY, client, NOW);
+    }
+    book
+}
+
+fn value() -> Rc<[u8]> {
+    [b'v'; 100][..].into()
+}
+
+fn lease(c: &mut Criterion) {
+    let mut alone = LeaseBook::default();
+    c.bench_function("ask and settle, no other lease out", |b| {
+        b.iter(|| {
+            black_box(ask(&mut alone, KEY, 1, NOW));
+            alone.settle(0, KEY, value, NOW);
+        });
+    });
+    let mut busy = LeaseBook::default();
+    for n in 0..CROWD {
+        ask(&mut busy, format!("other:{n}").as_bytes(), 1, NOW);
+    }
+    c.bench_function("ask and settle, 10 000 other leases out", |b| {
+        b.iter(|| {
+            black_box(ask(&mut busy, KEY, 1, NOW));
+            busy.settle(0, KEY, value, NOW);
+        });
+    });
+    c.bench_function("hand over the lease of 10 000 waiters, deliver, wait again", |b| {
+        let (mut book, mut now, mut client) = (crowded(CROWD), NOW, CROWD);
+        b.iter(|| {
+            now = now.after(LEASE_MS);
+            book.expire_next(now);
+            black_box(book.deliver_next(now));
+            client += 1;
+            ask(&mut book, KEY, client, now)
+        });
+    });
+}
+
+fn crowd(c: &mut Criterion) {
+    c.bench_function("park the 10 000th waiter", |b| {
+        let mut book = crowded(CROWD - 1);
+        b.iter_custom(|times| {
+            let mut spent = Duration::ZERO;
+            for n in 0..times {
+                let begun = Instant::now();
+                let asked = black_box(ask(&mut book, KEY, CROWD + n, NOW));
+                spent += begun.elapsed();
+                if let Asked::Parked(id) = asked {
+                    book.leave(id, NOW);
+                }
+            }
+            spent
+        });
+    });
+    c.bench_function("a waiter in the midst of 10 000 leaves, another comes", |b| {
+        let mut book = crowded(CROWD - 1);
+        let mut newest = CROWD - 1;
+        b.iter(|| {
+            book.leave(WaiterId(newest - CROWD / 2), NOW);
+            if let Asked::Parked(WaiterId(id)) = ask(&mut book, KEY, CROWD + newest, NOW) {
+                newest = id;
+            }
+        });
+    });
+    c.bench_function("settle 10 000 waiters", |b| {
+        let settle = |mut book: LeaseBook| {
+            book.settle(0, KEY, value, NOW);
+            book
+        };
+        b.iter_batched(|| crowded(CROWD), settle, BatchSize::PerIteration);
+    });
+    c.bench_function("deliver 10 000 answers", |b| {
+        let settled = || {
+            let mut book = crowded(CROWD);
+            book.settle(0, KEY, value, NOW);
+            book
+        };
+        let deliver = |mut book: LeaseBook| {
+            while let Some(answer) = book.deliver_next(NOW) {
+                black_box(answer);
+            }
+            book
+        };
+        b.iter_batched(settled, deliver, BatchSize::PerIteration);
+    });
+}
+
+fn watch(c: &mut Criterion) {
+    for name in ["GET", "SET", "HGETALL", "XADD"] {
+        c.bench_function(&format!("the effect of {name}"), |b| b.iter(|| effect(black_box(name.as_bytes()))));
+    }
+}
+
+/// A payload as plain bytes: lengths and numbers in eight each.
+struct Payload(Vec<u8>);
+struct Cursor<'a>(&'a [u8]);
+
+impl Sink for Payload {
+    fn put_unsigned(&mut self, value: u64) {
+        self.0.extend(value.to_le_bytes());
+    }
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        self.put_unsigned(bytes.len() as u64);
+        self.0.extend(bytes);
+    }
+}
+
+impl Source for Cursor<'_> {
+    fn take_unsigned(&mut self) -> Option<u64> {
+        let (number, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*number))
+    }
+    fn take_bytes<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let length = usize::try_from(self.take_unsigned()?).ok()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(read(bytes))
+    }
+}
+
+fn codec(c: &mut Criterion) {
+    let entry = Entry::new(&value(), Meta { stale_ms: 60_000, version: 7, cost_ms: 120 });
+    let mut payload = Payload(Vec::with_capacity(1_000));
+    c.bench_function("encode an entry of 100 B", |b| {
+        b.iter(|| {
+            payload.0.clear();
+            encode(black_box(&entry), &mut payload);
+        });
+    });
+    c.bench_function("decode an entry of 100 B", |b| {
+        b.iter(|| decode(ENCODING_VERSION, &mut Cursor(black_box(&payload.0))));
+    });
+}
+
+fn quick() -> Criterion {
+    let (warm_up, measure) = (Duration::from_millis(300), Duration::from_secs(1));
+    Criterion::default().warm_up_time(warm_up).measurement_time(measure).sample_size(20)
+}
+
+criterion_group! { name = engine; config = quick(); targets = lease, crowd, watch, codec }
+criterion_main!(engine);

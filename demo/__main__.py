@@ -79,7 +79,7 @@ def footnote(plan: Plan, server: Server, outcomes: list[Outcome]) -> str:
         f"Python {platform.python_version()}; clients, origin and server share the machine. "
         f"{plan.clients:,} TCP connections, each reads, thinks 0 to {THINK_MS} ms and reads again; "
         f"{plan.expiries} expiries for each way. The origin takes {plan.origin_ms} ms however many call it. "
-        f"The measuring process used {loads} of one core."
+        f"All clients are one Python process, whose own work is part of every time; it used {loads} of one core."
     )
 
 
@@ -101,20 +101,20 @@ def main() -> int:
     plan = plan_of(args)
     try:
         raise_file_limit(args.clients + 4 * SPARE_CLIENTS)
-        with Server(args.clients) as server:
-            with Screen(plan, STRATEGIES) as screen:
-                outcomes = run(plan, screen, server)
+        with Server(args.clients) as server, Screen(plan, STRATEGIES) as screen:
+            outcomes = run(plan, screen, server)
     except (OSError, RuntimeError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return CANNOT_RUN
-    if server.module_missing:
-        screen.say(f"[bold]cache-guard is left out[/]: {server.module_missing}")
     note = footnote(plan, server, outcomes)
     screen.say(note)
-    from .report import write_all  # here: drawing costs the measuring processes their start-up time
+    if server.module_missing:
+        screen.say(f"cache-guard is left out, and no picture is drawn: {server.module_missing}")
+    else:
+        from .report import write_all  # not above: every measuring process would import what only drawing needs
 
-    for path in write_all(args.out, plan, outcomes, note):
-        screen.say(f"wrote {path}")
+        for path in write_all(args.out, plan, outcomes, note):
+            screen.say(f"wrote {os.path.relpath(path)}")
     if args.check and (wrong := check(server, outcomes)):
         print(f"check failed: {wrong}", file=sys.stderr)
         return CHECK_FAILED

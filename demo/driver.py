@@ -70,7 +70,8 @@ class Driver:
         self.first_miss = self.delivered_at = 0.0
         self.hits: list[float] = []
         self.at_expiry: list[float] = []
-        self.moments: list[tuple[float, float]] = []
+        self.after_origin: list[float] = []
+        self.answered: list[float] = []
 
     # The course of a way
 
@@ -136,9 +137,10 @@ class Driver:
             commands=int(stats["total_commands_processed"]) - COMMANDS_OF_CONTROL,
             overall=Spread.of(self.hits + self.at_expiry),
             at_expiry=Spread.of(self.at_expiry),
-            driver_load=driver_load,
+            after_origin=Spread.of(self.after_origin),
             server_cpu_ms=self._server_cpu_ms() - server_cpu_before,
-            moments=self.moments,
+            driver_load=driver_load,
+            answered=self.answered,
         )
 
     # The loop
@@ -192,7 +194,7 @@ class Driver:
         try:
             want = client.read.send(outcome)
         except StopIteration as end:
-            self._answered(client, end.value)
+            self._finish(client, end.value)
             return
         kind = type(want)
         if kind is Send:
@@ -232,7 +234,7 @@ class Driver:
             self.ending = self.expiries >= self.plan.expiries
         self._resume(client, value)
 
-    def _answered(self, client: Client, value: bytes) -> None:
+    def _finish(self, client: Client, value: bytes) -> None:
         now = clock()
         number_of(value)  # raises if this is not a value
         request = client.request
@@ -240,7 +242,8 @@ class Driver:
         if self.counting:
             if request.missed:
                 self.at_expiry.append(now - request.started)
-                self.moments.append((now - self.first_miss, now - self.delivered_at))
+                self.after_origin.append(now - self.delivered_at)
+                self.answered.append(now - self.first_miss)
             else:
                 self.hits.append(now - request.started)
         client.read = client.request = None

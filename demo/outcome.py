@@ -67,9 +67,10 @@ class Progress:
 class Outcome:
     """What one way needed for the same work.
 
-    `expiries` is the server's own count of expired keys, `commands` its count of processed commands. `moments` has
-    two numbers for each read at expiry: seconds from the first miss of that expiry to the answer, and from the
-    moment in which the origin had delivered. `driver_load` is the share of one core that the measuring took.
+    `expiries` is the server's own count of expired keys, `commands` its count of processed commands. `at_expiry` are
+    the answer times of reads at expiry, `after_origin` the part of them after the origin's first answer: the time in
+    which the value existed and the client did not have it. `answered` has the moments of these answers, in seconds
+    since the first miss of their expiry. `driver_load` is the share of one core that the measuring took.
     """
 
     name: str
@@ -82,9 +83,10 @@ class Outcome:
     commands: int
     overall: Spread
     at_expiry: Spread
-    driver_load: float
+    after_origin: Spread
     server_cpu_ms: float
-    moments: list[tuple[float, float]] = field(repr=False, default_factory=list)
+    driver_load: float
+    answered: list[float] = field(repr=False)
 
     @property
     def calls_per_expiry(self) -> float:
@@ -92,5 +94,5 @@ class Outcome:
 
     @property
     def extra_commands(self) -> float:
-        """Commands per expiry beyond the one that each read needs."""
-        return (self.commands - self.answers) / self.expiries if self.expiries else math.nan
+        """Commands per expiry beyond the one that each read needs; a lone SET of the value makes it 1."""
+        return max(0, self.commands - self.answers) / self.expiries if self.expiries else math.nan

@@ -9,23 +9,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from .outcome import Outcome, Plan, Progress, Spread
+from .outcome import Outcome, Plan, Progress
 from .strategies import NoProtection
 
 PLAIN_WIDTH = 120
 PLAIN_SECONDS = 1.0
 HEADINGS = (
     "",
-    "origin calls",
-    "expiries",
-    "reads",
-    "waiting",
-    "p50 ms",
-    "p99 ms",
-    "max ms",
-    "p50 of all",
-    "commands",
-    "extra per expiry",
+    "origin\ncalls",
+    "\nexpiries",
+    "at expiry, ms\np50 / p99 / max",
+    "after origin, ms\np50 / p99",
+    "all, ms\np50",
+    "server\ncommands",
+    "extra per\nexpiry",
 )
 
 Row = Progress | Outcome | str | None
@@ -67,8 +64,8 @@ class Screen:
             self._say(name, row)
 
     def say(self, text: str) -> None:
-        """A paragraph above or below the table."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        """A line or a paragraph outside the table."""
+        self.console.print(Text(text), soft_wrap=not self.console.is_terminal)
 
     def _draw(self) -> None:
         self.live.update(self.table(), refresh=True)
@@ -92,7 +89,7 @@ class Screen:
         title = f"{plan.clients:,} clients, one key: TTL {plan.ttl_ms} ms, origin {plan.origin_ms} ms"
         table = Table(title=title, title_style="bold", header_style="dim", expand=False)
         for number, heading in enumerate(HEADINGS):
-            table.add_column(heading, justify="right" if number else "left", no_wrap=number == 0)
+            table.add_column(heading, justify="right" if number else "left", no_wrap=True)
         for way in self.ways:
             row = self.rows[way.name]
             style = "bold green" if way.needs_module else ""
@@ -102,17 +99,22 @@ class Screen:
 
 def cells(row: Row) -> list[str]:
     """The cells of a way after its title."""
-    if row is None:
-        return ["" for _ in HEADINGS[1:]]
-    if isinstance(row, str):
-        return ["left out", *["" for _ in HEADINGS[2:]]]
-    begin = [f"{row.origin_calls:,}", str(row.expiries), f"{row.answers:,}"]
     if isinstance(row, Progress):
-        return [*begin, f"{row.reading:,}", *spread(row.at_expiry), "", f"{row.commands:,}", ""]
-    overall = f"{row.overall.p50:.1f}"
-    return [*begin, "", *spread(row.at_expiry), overall, f"{row.commands:,}", f"{max(0, row.extra_commands):,.0f}"]
+        waiting = f"{row.reading:,} waiting" if row.reading else ""
+        begin = [
+            f"{row.origin_calls:,}",
+            str(row.expiries),
+            times(row.at_expiry.p50, row.at_expiry.p99, row.at_expiry.max),
+        ]
+        return [*begin, waiting, "", f"{row.commands:,}", ""]
+    if isinstance(row, Outcome):
+        slow, late = row.at_expiry, row.after_origin
+        begin = [f"{row.origin_calls:,}", str(row.expiries), times(slow.p50, slow.p99, slow.max)]
+        extra = f"{row.extra_commands:,.0f}"
+        return [*begin, times(late.p50, late.p99), f"{row.overall.p50:.2f}", f"{row.commands:,}", extra]
+    return ["left out" if row else "", *["" for _ in HEADINGS[2:]]]
 
 
-def spread(times: Spread) -> list[str]:
-    """Three cells; empty where nothing was measured yet."""
-    return ["" if math.isnan(each) else f"{each:,.0f}" for each in (times.p50, times.p99, times.max)]
+def times(*milliseconds: float) -> str:
+    """Rounded and in one cell; empty where nothing was measured yet."""
+    return "" if any(map(math.isnan, milliseconds)) else " / ".join(f"{each:,.0f}" for each in milliseconds)

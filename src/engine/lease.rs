@@ -316,6 +316,15 @@ impl LeaseBook {
         self.find(slot.db, &slot.key).map_or(0, |flight| flight.lease.deadline.since(now))
     }
 
+    /// Up to `count` of the keys that somebody waits for. O(leases).
+    #[must_use]
+    pub fn waited_for(&self, count: usize) -> Vec<Slot> {
+        let queued = |flights: &Vec<Flight>| flights.iter().find(|flight| !flight.queue.is_empty()).map(|f| f.db);
+        let slots =
+            self.flights.iter().filter_map(|(key, flights)| Some(Slot { db: queued(flights)?, key: Rc::clone(key) }));
+        slots.take(count).collect()
+    }
+
     /// Forgets every lease; all who wait are refused with `answer`. For a server that no longer
     /// decides.
     pub fn forget_all(&mut self, answer: &Answer) {

@@ -1,11 +1,12 @@
-//! The seeded simulator: a thousand small histories, each compared at every step with a model.
+//! The seeded simulator: hundreds of small histories, each compared at every step with a model.
 //!
 //! [`action`] draws what happens (many connections, plain commands behind the engine's back, dying
 //! holders, lost answers, a leaping clock), [`world`] lets it happen to a lease book, and [`model`]
-//! says in the plainest way what the book must then hold. Checked after every step: at most one live lease
-//! a key; every waiter is answered exactly once, oldest first, and nobody waits for ever; nobody
-//! wins while another holds a live lease, nor waits for itself; no value is older than the question
-//! it answers; nothing due is left undone; the counts add up; and the book's own invariants.
+//! says in the plainest way what the book must then hold. Checked after every step: at most one
+//! live lease a key; every waiter is answered exactly once, oldest first, and nobody waits for
+//! ever; nobody wins while another holds a live lease, nor waits for itself; no value is older than
+//! the question it answers; nothing due is left undone; the counts add up; and the book's own
+//! invariants.
 //!
 //! A history is a function of its seed alone. When one fails, it runs again, and its last actions
 //! are printed; `CACHE_GUARD_SIM_SEED=n cargo test sim` (read when compiling: cargo rebuilds)

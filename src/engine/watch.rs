@@ -157,7 +157,9 @@ impl Watch {
         match effect {
             Effect::None => false,
             Effect::Queue(true) => {
-                self.open.entry(client).or_default().depth += 1;
+                let transaction = self.open.entry(client).or_default();
+                // MULTI inside MULTI is an error that opens nothing.
+                transaction.depth = if client.is_some() { 1 } else { transaction.depth + 1 };
                 false
             }
             Effect::Queue(false) => {
@@ -222,6 +224,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::lease::{Caller, Found};
 
     #[test]
     fn names_are_known_in_any_case() {
@@ -238,5 +241,114 @@ mod tests {
         for name in [&b"JSON.SET"[..], b"lpush", b"", b"a-name-that-is-longer-than-any-we-know", b"\xff\0"] {
             assert_eq!(effect(name), Effect::Keys(Doubt::Appeared), "{name:?}");
         }
+    }
+
+    const NAMED: Option<ClientId> = Some(ClientId(7));
+    const DEL: Effect = Effect::Keys(Doubt::Invalidated);
+    const MULTI: Effect = Effect::Queue(true);
+    const DISCARD: Effect = Effect::Queue(false);
+
+    /// A watch over leases on the keys `a` and `b`.
+    struct Watched {
+        book: LeaseBook,
+        watch: Watch,
+        now: MonoMillis,
+    }
+
+    impl Watched {
+        fn new() -> Self {
+            let (mut book, now) = (LeaseBook::default(), MonoMillis(1));
+            for key in [b"a", b"b"] {
+                let caller = Caller { client: ClientId(1), wait_ms: 0, lease_ms: 1_000_000 };
+                book.ask(0, key, caller, 0, now);
+            }
+            Self { book, watch: Watch::new(now), now }
+        }
+
+        /// The keys in doubt after `client` sent a command on `keys`; they are resolved.
+        fn see(&mut self, client: Option<ClientId>, effect: Effect, keys: &[&str]) -> String {
+            let any = self.watch.see(&mut self.book, effect, client, keys.iter().map(|key| key.as_bytes()), self.now);
+            let mut doubted = String::new();
+            while let Some(slot) = self.book.next_doubted() {
+                doubted += std::str::from_utf8(&slot.key).unwrap();
+                let doubt = self.book.view(0, &slot.key).unwrap().doubt;
+                assert_eq!(doubt, Some(Doubt::Invalidated));
+                self.book.resolve(&slot, Found::Nothing, self.now);
+                let caller = Caller { client: ClientId(1), wait_ms: 0, lease_ms: 1_000_000 };
+                self.book.ask(0, &slot.key, caller, 0, self.now);
+            }
+            assert_eq!(any, !doubted.is_empty());
+            doubted
+        }
+    }
+
+    #[test]
+    fn a_command_outside_a_transaction_counts_at_once() {
+        let mut watched = Watched::new();
+        for client in [None, NAMED] {
+            assert_eq!(watched.see(client, DEL, &["a", "elsewhere"]), "a");
+            assert_eq!(watched.see(client, DEL, &["elsewhere"]), "");
+            assert_eq!(watched.see(client, Effect::None, &["a"]), "");
+        }
+    }
+
+    #[test]
+    fn a_queued_command_counts_when_it_runs() {
+        let mut watched = Watched::new();
+        watched.see(NAMED, MULTI, &[]);
+        assert_eq!(watched.see(NAMED, DEL, &["a"]), "");
+        assert_eq!(watched.see(Some(ClientId(8)), DEL, &["b"]), "b", "another connection queues nothing");
+        assert_eq!(watched.see(NAMED, Effect::Exec, &[]), "a");
+        assert_eq!(watched.see(NAMED, DEL, &["a"]), "a", "the transaction is over");
+        assert_eq!(watched.watch.keys, 0);
+    }
+
+    #[test]
+    fn a_discarded_command_never_counts() {
+        let mut watched = Watched::new();
+        watched.see(NAMED, MULTI, &[]);
+        watched.see(NAMED, DEL, &["a"]);
+        assert_eq!(watched.see(NAMED, DISCARD, &[]), "");
+        assert_eq!(watched.see(NAMED, DEL, &["b"]), "b");
+        assert!(watched.watch.open.is_empty());
+    }
+
+    #[test]
+    fn a_transaction_inside_a_transaction_opens_nothing() {
+        let mut watched = Watched::new();
+        watched.see(NAMED, MULTI, &[]);
+        watched.see(NAMED, MULTI, &[]);
+        watched.see(NAMED, DEL, &["a"]);
+        assert_eq!(watched.see(NAMED, Effect::Exec, &[]), "a");
+        assert_eq!(watched.see(NAMED, DEL, &["a"]), "a");
+    }
+
+    #[test]
+    fn a_transaction_whose_beginning_was_missed_may_have_done_anything() {
+        let mut watched = Watched::new();
+        assert_eq!(watched.see(NAMED, Effect::Exec, &[]), "ab");
+    }
+
+    #[test]
+    fn without_names_every_command_may_run_at_once_and_again() {
+        let mut watched = Watched::new();
+        watched.see(None, MULTI, &[]);
+        watched.see(None, MULTI, &[]);
+        assert_eq!(watched.see(None, DEL, &["a"]), "a");
+        assert_eq!(watched.see(None, Effect::Exec, &[]), "ab", "it may have begun before we watched");
+        watched.now = watched.now.after(STRANGER_MS);
+        assert_eq!(watched.see(None, Effect::Exec, &[]), "a", "of two transactions, the second");
+        assert_eq!(watched.watch.keys, 0);
+    }
+
+    #[test]
+    fn what_is_too_long_to_remember_may_do_anything() {
+        let mut watched = Watched::new();
+        watched.see(NAMED, MULTI, &[]);
+        for _ in 0..=QUEUED_KEYS_MAX {
+            watched.see(NAMED, DEL, &["elsewhere"]);
+        }
+        assert_eq!(watched.watch.keys, 0);
+        assert_eq!(watched.see(NAMED, Effect::Exec, &[]), "ab");
     }
 }

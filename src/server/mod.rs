@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod blocked;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod error;

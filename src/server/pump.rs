@@ -10,6 +10,7 @@
 //! slice is handed over in the event that comes right before that write (see
 //! `docs/decisions/0001-parking.md`).
 
+use super::cluster;
 use super::ffi::context::{mono_now, server_version, unix_now, Ctx};
 use super::ffi::events::{self, BeforeSleep};
 use super::ffi::filter;
@@ -38,6 +39,7 @@ pub fn turn(ctx: Ctx<'_>) {
         let Some(slot) = STATE.with(|state| state.book.next_doubted()) else { break };
         resolve(ctx, &slot);
     }
+    cluster::refuse_foreign(ctx);
     let now = mono_now();
     STATE.with(|state| (0..CHANGES_PER_TURN).any(|_| !state.book.expire_next(now)));
     let answers = STATE.with(|state| state.book.has_answers());
@@ -117,14 +119,16 @@ pub fn replaced(ctx: Ctx<'_>, only: Option<DbId>) {
 /// Sets the timer for what the state now holds, and begins to watch commands once a lease is out.
 /// To be called after every change of the lease book, except from within the filter's list.
 pub fn schedule(ctx: Ctx<'_>) {
+    let now = mono_now();
+    let probe = cluster::next_probe(now);
     let (due, starts) = STATE.with(|state| {
         let book = &state.book;
         let at_once = book.has_answers() || book.next_doubted().is_some();
         let due = if at_once { Some(MonoMillis(0)) } else { book.next_due() };
         let lingers = state.watch.is_some() && book.leases() == 0;
-        (due.or(lingers.then_some(state.watch_until)), book.leases() > 0 && state.watch.is_none())
+        let due = [due, probe, lingers.then_some(state.watch_until)].into_iter().flatten().min();
+        (due, book.leases() > 0 && state.watch.is_none())
     });
-    let now = mono_now();
     if starts {
         let filter = ctx.watch_commands();
         STATE.with(|state| state.watch = Some((filter, Watch::new(now))));

@@ -22,6 +22,10 @@ pub struct State {
     pub timer: Option<(Timer, MonoMillis)>,
     /// The filter, while it is in place, and what it has seen.
     pub watch: Option<(Filter, Watch)>,
+    /// True on a node of a cluster.
+    pub in_cluster: bool,
+    /// When keys with waiters are next looked at, on a node of a cluster.
+    pub probe_at: Option<MonoMillis>,
     /// When the filter is taken away again, if no lease is out by then.
     pub watch_until: MonoMillis,
 }

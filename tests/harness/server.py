@@ -85,7 +85,7 @@ class Server:
     """One server process; `with Server() as server:` starts and stops it.
 
     `module_args` are the arguments of `loadmodule`, `config` overrides or adds lines of the configuration file,
-    `args` are command line arguments. `module=None` starts the plain server. `port=0` picks a free one. `dir` is the
+    `args` are command line arguments, `wrap` a program to run it under. `module=None` starts the plain server. `port=0` picks a free one. `dir` is the
     folder of its data, by default one in `home`, which also has its log, configuration and socket and goes with `close`.
     """
 
@@ -98,6 +98,7 @@ class Server:
         module_args: Sequence[str | int] = (),
         config: Mapping[str, str | int] | None = None,
         args: Sequence[str] = (),
+        wrap: Sequence[str] = (),
         appendonly: bool = False,
         port: int = 0,
         dir: Path | None = None,
@@ -108,6 +109,7 @@ class Server:
         self.is_valkey, self.version = binary_version(self.binary)
         self.module = module_path() if module is True else module or None
         self.module_args, self.args, self.name = tuple(module_args), tuple(args), name
+        self.wrap = tuple(wrap)
         self.config = CONFIG_DEFAULT | {key: str(value) for key, value in (config or {}).items()}
         if appendonly:
             self.config["appendonly"] = "yes"
@@ -133,7 +135,7 @@ class Server:
             with open(self.log_path, "ab") as log:
                 log_start = log.tell()
                 self._process = subprocess.Popen(
-                    [self.binary, str(self.home / "server.conf"), *self.args],
+                    [*self.wrap, self.binary, str(self.home / "server.conf"), *self.args],
                     cwd=self.home,
                     stdin=subprocess.DEVNULL,
                     stdout=log,

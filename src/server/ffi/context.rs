@@ -71,6 +71,12 @@ impl Situation {
         self.has(raw::REDISMODULE_CTX_FLAGS_SLAVE)
     }
 
+    /// This server is a node of a cluster.
+    #[must_use]
+    pub fn is_cluster(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_CLUSTER)
+    }
+
     /// The command comes from the replication stream or from a file being loaded.
     #[must_use]
     pub fn replays(self) -> bool {

@@ -56,6 +56,18 @@ impl<'c> Ctx<'c> {
         seen
     }
 
+    /// True if another node of the cluster serves `name` now.
+    #[must_use]
+    pub fn is_foreign(self, name: &[u8]) -> bool {
+        let format = c"b".as_ptr();
+        let reply = call!(RedisModule_Call(self.raw, c"EXISTS".as_ptr(), format, name.as_ptr(), name.len()));
+        if reply.is_null() {
+            return std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
+        }
+        call!(RedisModule_FreeCallReply(reply));
+        false
+    }
+
     /// Passes the native string under `name` to `read`, as `GET` gives it; `None` if it is gone.
     /// Unlike direct access this never changes how the server encodes the string.
     pub fn read_string<T>(self, name: Arg<'_>, read: impl FnOnce(&[u8]) -> T) -> Option<T> {

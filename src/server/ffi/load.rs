@@ -7,6 +7,7 @@ use super::entry_point::{guarded, install_panic_hook};
 use super::{events, types, OK};
 use crate::server::config::{self, Setting};
 use crate::server::info;
+use crate::server::state::STATE;
 use crate::server::table::{Access, ArgDoc, ArgKind, Command, Keys, COMMANDS};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_longlong, c_void, CString};
@@ -58,6 +59,8 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     call!(RedisModule_SetModuleOptions(ctx, raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS as c_int));
     config::load_arguments(argv.iter().map(|arg| bytes_of(*arg)))?;
     accept(types::register(ctx), "the type cg-cached")?;
+    let in_cluster = Ctx::new(ctx).situation().is_cluster();
+    STATE.with(|state| state.in_cluster = in_cluster);
     let category =
         has!(RedisModule_AddACLCategory) && call!(RedisModule_AddACLCategory(ctx, MODULE_NAME.as_ptr())) == OK;
     for command in COMMANDS {

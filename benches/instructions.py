@@ -1,0 +1,102 @@
+"""Instructions per command, counted by callgrind: the steadiest comparison there is.
+
+Each command is sent in pipelines of 50 to a server that runs under valgrind, and the instructions
+of the whole process are divided by the number of commands. Counting starts after a warm-up, with
+`callgrind_control`, so start and loading do not count. A collision in the server's randomly seeded
+command table is worth 65 instructions, so each ratio is the median over several starts.
+
+Usage: python benches/instructions.py [--starts 3] [--commands 20000] [name...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from harness import RawClient, Server  # noqa: E402
+
+PIPELINE = 50
+VALUE = b"v" * 100
+KEYS = 1_000
+
+
+def key(i: int) -> bytes:
+    return b"key:%016d" % (i % KEYS)
+
+
+def fill_strings(r: RawClient) -> None:
+    r.pipeline([("SET", key(i), VALUE, "PX", 3_600_000) for i in range(KEYS)])
+
+
+def fill_entries(r: RawClient) -> None:
+    r.pipeline([("CACHE.SETSM", key(i), VALUE, 3_600_000) for i in range(KEYS)])
+
+
+def lease_out(r: RawClient) -> None:
+    fill_strings(r)
+    r.call("CACHE.GETSM", "a-missing-key", "LEASE", 3_600_000)
+
+
+# name: (prepare, the command for the i-th key)
+COMMANDS = {
+    "GET": (fill_strings, lambda i: ("GET", key(i))),
+    "CACHE.GETSM": (fill_entries, lambda i: ("CACHE.GETSM", key(i))),
+    "SET PX": (fill_strings, lambda i: ("SET", key(i), VALUE, "PX", 3_600_000)),
+    "CACHE.SETSM": (fill_entries, lambda i: ("CACHE.SETSM", key(i), VALUE, 3_600_000)),
+    "GET, a lease is out": (lease_out, lambda i: ("GET", key(i))),
+}
+RATIOS = [
+    ("CACHE.GETSM", "GET", 1.15),
+    ("CACHE.SETSM", "SET PX", 1.5),
+    ("GET, a lease is out", "GET", 1.04),
+]
+
+
+def count(name: str, commands: int) -> float:
+    """Instructions per command of one start of the server."""
+    prepare, make = COMMANDS[name]
+    with Server(wrap=["valgrind", "--tool=callgrind", "--instr-atstart=yes", "--callgrind-out-file=/dev/null"]) as s:
+        r = s.raw(timeout=120)
+        prepare(r)
+        run(r, make, 1_000)
+        before = total(s.pid)
+        run(r, make, commands)
+        return (total(s.pid) - before) / commands
+
+
+def run(r: RawClient, make, commands: int) -> None:
+    for start in range(0, commands, PIPELINE):
+        r.pipeline([make(i) for i in range(start, start + PIPELINE)])
+
+
+def total(pid: int) -> int:
+    """Instructions the process has executed so far."""
+    text = subprocess.run(["callgrind_control", "-e", "Ir", str(pid)], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"Totals:\s+([\d,]+)|Th \d+\s+([\d,]+)", text)
+    if not found:
+        raise RuntimeError(f"callgrind_control said: {text}")
+    return int((found[1] or found[2]).replace(",", ""))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--starts", type=int, default=3)
+    parser.add_argument("--commands", type=int, default=20_000)
+    options = parser.parse_args()
+    medians = {}
+    for name in COMMANDS:
+        runs = [count(name, options.commands) for _ in range(options.starts)]
+        medians[name] = statistics.median(runs)
+        print(f"{name:24} {medians[name]:8.0f}   {[round(x) for x in runs]}", flush=True)
+    print()
+    for name, base, limit in RATIOS:
+        print(f"{name} / {base}: {medians[name] / medians[base]:.3f} (limit {limit})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+//! Waiters of keys that moved to another node of a cluster.
+//!
+//! The server redirects clients that wait for native types when a slot moves, but knows nothing of
+//! ours. So on a node of a cluster, while anybody waits, the keys they wait for are looked at once
+//! a second, as the server does for its own: those of a foreign slot are answered with an error
+//! that makes cluster clients ask again and be redirected.
+
+use super::ffi::context::{mono_now, Ctx};
+use super::state::STATE;
+use crate::engine::outbox::Answer;
+use crate::engine::time::MonoMillis;
+
+/// How often the keys are looked at, in milliseconds.
+const PROBE_MS: u64 = 1_000;
+/// Keys looked at each time.
+const KEYS_PER_PROBE: usize = 1_000;
+
+/// When to look next; `None` while nobody waits or there is no cluster.
+#[must_use]
+pub fn next_probe(now: MonoMillis) -> Option<MonoMillis> {
+    STATE.with(|state| {
+        let needed = state.in_cluster && !state.book.waiters().is_empty();
+        state.probe_at = needed.then(|| state.probe_at.unwrap_or_else(|| now.after(PROBE_MS)));
+        state.probe_at
+    })
+}
+
+/// Answers those who wait for a key of a foreign slot, if it is time to look.
+pub fn refuse_foreign(ctx: Ctx<'_>) {
+    let now = mono_now();
+    if !STATE.with(|state| state.probe_at.is_some_and(|at| at <= now)) {
+        return;
+    }
+    let slots = STATE.with(|state| {
+        state.probe_at = None;
+        state.book.waited_for(KEYS_PER_PROBE)
+    });
+    for slot in slots {
+        if ctx.is_foreign(&slot.key) {
+            STATE.with(|state| state.book.refuse(&slot, &Answer::Moved));
+        }
+    }
+}
