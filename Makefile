@@ -66,7 +66,7 @@ test-all: test ## everything, then pytest once per server in SERVERS=dir (dir/*/
 
 demo: setup build ## the demonstration
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -r demo/requirements.txt
-	@$(PYTHON) demo/demo.py
+	@$(PYTHON) -m demo
 
 docs: setup build ## rewrite the derived headers of docs/commands/*.md from a running server
 	@$(PYTHON) scripts/docs.py

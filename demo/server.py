@@ -87,7 +87,10 @@ class Server:
             raise
 
     def __exit__(self, *_: object) -> None:
+        crash = self._crash()
         self.close()
+        if crash:
+            raise RuntimeError(f"the server crashed: {crash}")
 
     def close(self) -> None:
         """Ends the process and removes its folder."""
@@ -126,6 +129,11 @@ class Server:
                 if time.monotonic() > deadline:
                     raise RuntimeError("the server does not answer") from None
                 time.sleep(0.02)
+
+    def _crash(self) -> str:
+        """The line of the log that tells of a crash; empty if there is none. A crash nobody waited for counts too."""
+        lines = (self._home / "server.log").read_text(errors="replace").splitlines()
+        return next((line.split(" # ", 1)[-1] for line in lines if " crashed by signal" in line), "")
 
     def _last_words(self) -> str:
         lines = (self._home / "server.log").read_text(errors="replace").splitlines()

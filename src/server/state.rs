@@ -4,6 +4,7 @@
 //! module API: the server calls back into the module from within such calls.
 
 use super::blocked::Parking;
+use super::ffi::events::BeforeSleep;
 use super::ffi::filter::Filter;
 use super::ffi::main_thread::MainThread;
 use super::ffi::timer::Timer;
@@ -26,6 +27,8 @@ pub struct State {
     pub in_cluster: bool,
     /// When keys with waiters are next looked at, on a node of a cluster.
     pub probe_at: Option<MonoMillis>,
+    /// Whether the module is called before the server sleeps.
+    pub before_sleep: BeforeSleep,
     /// When the filter is taken away again, if no lease is out by then.
     pub watch_until: MonoMillis,
 }

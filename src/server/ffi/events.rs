@@ -21,11 +21,12 @@ pub fn background() -> Ctx<'static> {
 }
 
 /// Whether the module is called before the server sleeps.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum BeforeSleep {
     /// It is, once in every turn of the event loop.
     Call,
     /// It is not.
+    #[default]
     Rest,
 }
 
@@ -38,8 +39,12 @@ pub fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
 }
 
 /// Begins or ends the calls of [`pump::before_sleep`]. Only from a timer: the server's list of
-/// subscribers must not change while it walks it.
+/// subscribers must not change while it walks it. Ending what has not begun would make the server
+/// call a null pointer, so what is there already is left alone.
 pub fn before_sleep(ctx: Ctx<'_>, wanted: BeforeSleep) {
+    if STATE.with(|state| std::mem::replace(&mut state.before_sleep, wanted)) == wanted {
+        return;
+    }
     let callback: raw::RedisModuleEventCallback = match wanted {
         BeforeSleep::Call => Some(sleeps),
         BeforeSleep::Rest => None,

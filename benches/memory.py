@@ -1,0 +1,75 @@
+"""Bytes per entry over a plain string with a TTL, by the server's own used_memory.
+
+Two fresh servers with the module, one after the other, get the same number of 20-byte keys with 100-byte values and a
+TTL: by SET PX, and by CACHE.SETSM. Both dictionaries (keys, expiries) have the same number of members and so the same
+tables; what differs is the value. Each figure is used_memory after minus used_memory before, over the number of keys.
+
+Usage: python benches/memory.py [--entries 1000000] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from harness import Server, eventually  # noqa: E402
+
+VALUE = b"v" * 100
+TTL_MS = 86_400_000
+PIPELINE = 1_000
+OVERHEAD_BYTES_MAX = 80
+FILLS = {
+    "SET PX": lambda key: ("SET", key, VALUE, "PX", TTL_MS),
+    "CACHE.SETSM": lambda key: ("CACHE.SETSM", key, VALUE, TTL_MS),
+    "CACHE.SETSM STALE": lambda key: ("CACHE.SETSM", key, VALUE, TTL_MS, "STALE", TTL_MS),
+}
+
+
+def used_memory(server: Server) -> int:
+    return int(server.info("memory")["used_memory"])
+
+
+def is_settled(server: Server, entries: int) -> bool:
+    """Whether every key is there and no table is being moved to a larger one."""
+    tables = server.call("DEBUG", "HTSTATS", 0)
+    return server.call("DBSIZE") == entries and b"rehashing" not in tables
+
+
+def bytes_per_key(fill: str, entries: int) -> tuple[float, str]:
+    """What one key costs, and the server that was asked."""
+    with Server(config={"maxmemory": "0"}) as server:
+        client = server.raw(timeout=60)
+        client.call("PING")
+        before = used_memory(server)
+        for start in range(0, entries, PIPELINE):
+            client.pipeline([FILLS[fill](b"key:%016d" % i) for i in range(start, min(start + PIPELINE, entries))])
+        eventually(lambda: is_settled(server, entries), timeout=60, message="the tables have their final size")
+        version = f"{'Valkey' if server.is_valkey else 'Redis'} {'.'.join(map(str, server.version))}"
+        return (used_memory(server) - before) / entries, version
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    bytes_each, version = {}, ""
+    for fill in FILLS:
+        bytes_each[fill], version = bytes_per_key(fill, options.entries)
+    base = bytes_each["SET PX"]
+    if options.json:
+        print(json.dumps({"server": version, "entries": options.entries, "bytes_per_key": bytes_each}))
+        return
+    print(f"{version}, {options.entries:,} keys of 20 bytes, values of 100 bytes, with a TTL\n")
+    print("| written by | bytes per key | over SET PX |\n|---|---|---|")
+    for fill, each in bytes_each.items():
+        print(f"| {fill} | {each:.1f} | {each - base:+.1f} |")
+    verdict = "met" if bytes_each["CACHE.SETSM"] - base <= OVERHEAD_BYTES_MAX else "MISSED"
+    print(f"\nlimit for CACHE.SETSM: +{OVERHEAD_BYTES_MAX} bytes, {verdict}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+//! What plain commands may have done to keys with a lease.
+//!
+//! They change keys behind our back, some at a moment when the keyspace must not be read. So a
+//! change is noted when it is seen coming, and resolved by a look at the key once it has happened:
+//! before any command of ours decides upon that key, and before the turn of the event loop ends.
+
+use super::{find_mut, Answer, DbId, LeaseBook, MonoMillis, Served, Slot};
+use std::rc::Rc;
+
+/// What a plain command may have done to a key with a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubt {
+    /// A value may have appeared; if none did, nothing happened.
+    Appeared,
+    /// The key was invalidated, even if it did not exist.
+    Invalidated,
+}
+
+/// What the keyspace holds when a doubt is resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A value that may be served.
+    Fresh(Served),
+    /// Nothing, or a stale value.
+    Nothing,
+    /// A value of another type.
+    WrongType,
+}
+
+impl LeaseBook {
+    /// Notes what a plain command may do to the keys named `key`, in whatever database, and says
+    /// whether a lease is out on any of them.
+    pub fn doubt(&mut self, key: &[u8], doubt: Doubt) -> bool {
+        let Some(name) = self.flights.get_key_value(key).map(|(name, _)| Rc::clone(name)) else { return false };
+        for flight in self.flights.get_mut(key).into_iter().flatten() {
+            flight.doubt = flight.doubt.max(Some(doubt));
+            self.doubted.insert(Slot { db: flight.db, key: Rc::clone(&name) });
+        }
+        true
+    }
+
+    /// Notes the same of every key with a lease, or of those in database `only`. O(leases).
+    pub fn doubt_all(&mut self, only: Option<DbId>, doubt: Doubt) {
+        for (key, flights) in &mut self.flights {
+            for flight in flights.iter_mut().filter(|flight| only.is_none_or(|db| db == flight.db)) {
+                flight.doubt = flight.doubt.max(Some(doubt));
+                self.doubted.insert(Slot { db: flight.db, key: Rc::clone(key) });
+            }
+        }
+    }
+
+    /// The key whose doubt is to be resolved next.
+    #[must_use]
+    pub fn next_doubted(&self) -> Option<Slot> {
+        self.doubted.first().cloned()
+    }
+
+    /// `key`, if it must be resolved before it is decided upon.
+    #[must_use]
+    pub fn doubted(&self, db: DbId, key: &[u8]) -> Option<Slot> {
+        if self.doubted.is_empty() {
+            return None;
+        }
+        let (name, flights) = self.flights.get_key_value(key)?;
+        flights.iter().find(|flight| flight.db == db)?.doubt?;
+        Some(Slot { db, key: Rc::clone(name) })
+    }
+
+    /// Settles a doubt by what the keyspace was `found` to hold.
+    pub fn resolve(&mut self, slot: &Slot, found: Found, now: MonoMillis) {
+        self.doubted.remove(slot);
+        let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) else { return };
+        match (flight.doubt.take(), found) {
+            (Some(_), Found::Fresh(served)) => self.settle(slot.db, &slot.key, || served, now),
+            (Some(_), Found::WrongType) => self.refuse(slot, &Answer::WrongType),
+            (Some(Doubt::Invalidated), Found::Nothing) => self.void(slot.db, &slot.key, now),
+            (Some(Doubt::Appeared) | None, _) => {}
+        }
+    }
+
+    /// A doubt outlives the lease it was noted under: what has been done to the key since may
+    /// concern the next holder too, and the others still wait for the value that may be there.
+    pub(super) fn note(&mut self, slot: &Slot, doubt: Doubt) {
+        if let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) {
+            flight.doubt = flight.doubt.max(Some(doubt));
+            self.doubted.insert(slot.clone());
+        }
+    }
+}

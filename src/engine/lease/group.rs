@@ -1,0 +1,85 @@
+//! One who waits for several keys at once.
+//!
+//! It stands in the queue of each, and is answered when none of them is leased to somebody else
+//! any more, or as soon as it is handed the lease of one: then it has work to do. It never holds
+//! one key while it waits for another, so two such waiters with the same keys in opposite order
+//! cannot wait for each other. Its answer is to look at its keys again.
+
+use super::{find_mut, Answer, Caller, DbId, Due, Kind, LeaseBook, MonoMillis, Queue, Slot, Waiter, WaiterId};
+use std::rc::Rc;
+
+impl LeaseBook {
+    /// Lets the caller wait until none of `keys` is leased. `None` if it may not wait: one of them
+    /// is not leased, or to the caller itself, or too many wait.
+    pub fn wait_for_all(
+        &mut self,
+        db: DbId,
+        keys: &[&[u8]],
+        caller: Caller,
+        waiters_max: usize,
+        now: MonoMillis,
+    ) -> Option<WaiterId> {
+        let waits = |key: &&[u8]| self.find(db, key).is_some_and(|flight| flight.lease.holder != caller.client);
+        if caller.wait_ms == 0 || self.waiters.len() >= waiters_max || keys.is_empty() || !keys.iter().all(waits) {
+            return None;
+        }
+        let slot = |key: &&[u8]| Some(Slot { db, key: Rc::clone(self.flights.get_key_value(*key)?.0) });
+        let slots: Vec<Slot> = keys.iter().filter_map(slot).collect();
+        Some(self.park(slots, Kind::Group, caller, now))
+    }
+
+    /// Parks the caller in the queue of each of `slots`.
+    pub(super) fn park(&mut self, slots: Vec<Slot>, kind: Kind, caller: Caller, now: MonoMillis) -> WaiterId {
+        let deadline = now.after(caller.wait_ms);
+        let Caller { client, lease_ms, bond, .. } = caller;
+        let places = slots.clone();
+        let id = self.waiters.admit(Waiter { client, slots, kind, since: now, deadline, lease_ms, bond });
+        for slot in places {
+            if let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) {
+                flight.groups += usize::from(flight.queue.insert(id) && kind == Kind::Group);
+            }
+        }
+        self.due.insert((deadline, Due::Wait(id)));
+        self.tally.waits += 1;
+        id
+    }
+
+    /// Takes `id` out of every queue it stands in; false if it stood in none.
+    pub(super) fn withdraw(&mut self, id: WaiterId) -> bool {
+        let Some(waiter) = self.waiters.get_mut(id) else { return false };
+        let (kind, slots) = (waiter.kind, std::mem::take(&mut waiter.slots));
+        let mut stood = false;
+        for slot in slots {
+            if let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) {
+                let removed = flight.queue.remove(&id);
+                flight.groups -= usize::from(removed && kind == Kind::Group);
+                stood |= removed;
+            }
+        }
+        stood
+    }
+
+    /// The key `slot` is not leased any more: of its `queue`, those who wait for others too go on
+    /// waiting for those. What is left waits for this key alone.
+    pub(super) fn pass_groups(&mut self, slot: &Slot, queue: Queue, groups: usize) -> Queue {
+        if groups == 0 {
+            return queue;
+        }
+        let (mut single, mut done) = (Queue::new(), Vec::new());
+        for id in queue {
+            match self.waiters.get_mut(id) {
+                Some(waiter) if waiter.kind == Kind::Group => {
+                    waiter.slots.retain(|other| other != slot);
+                    if waiter.slots.is_empty() {
+                        done.push(id);
+                    }
+                }
+                _ => drop(single.insert(id)),
+            }
+        }
+        for id in done {
+            self.outbox.push_one(id, Answer::Look);
+        }
+        single
+    }
+}
