@@ -15,6 +15,7 @@
 //! Entries may be freed by a background thread, so they own plain memory only.
 
 use super::time::{UnixMillis, DURATION_MS_MAX};
+use std::cell::Cell;
 
 /// Marks an entry as stale from now on, however long its key still lives.
 pub const STALE_ALREADY: u64 = u64::MAX;
@@ -32,11 +33,19 @@ pub struct Meta {
 }
 
 /// A value under a key, with its [`Meta`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     value: Box<[u8]>,
     /// Freshness, version and cost.
     pub meta: Meta,
+    hits: Cell<u32>,
+}
+
+/// Two entries are equal if they hold the same; how often they were read is a statistic.
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.value, self.meta) == (&other.value, other.meta)
+    }
 }
 
 /// How old an entry is. `left_ms` is the time to the end of that age, `None` if it has no end.
@@ -58,13 +67,25 @@ impl Entry {
     /// An entry of a copy of `value`. One allocation.
     #[must_use]
     pub fn new(value: &[u8], meta: Meta) -> Self {
-        Self { value: value.into(), meta }
+        Self { value: value.into(), meta, hits: Cell::new(0) }
     }
 
     /// The cached bytes.
     #[must_use]
     pub fn value(&self) -> &[u8] {
         &self.value
+    }
+
+    /// Counts a read.
+    #[inline]
+    pub fn count_hit(&self) {
+        self.hits.set(self.hits.get().saturating_add(1));
+    }
+
+    /// How often it was read since it was stored here.
+    #[must_use]
+    pub fn hits(&self) -> u32 {
+        self.hits.get()
     }
 
     /// True if it is fresh for as long as its key lives, so that no clock is needed to serve it.

@@ -8,9 +8,8 @@
 //!   gets the lease, the rest keep waiting; with no waiter left the flight is gone;
 //! - **refused**: the key became something that is not ours to serve, or this server a replica.
 //!
-//! Plain commands change keys behind our back, some at a moment when the keyspace must not be read
-//! (inside the server's own delete). Those are noted as a [`Doubt`] and resolved a moment later,
-//! before any command of ours looks at that key and before the server turns to the next event.
+//! What plain commands do to a key behind our back is the business of `doubt`, what its holder may
+//! do with a lease that of `holder`, and one who waits for several keys at once that of `group`.
 //!
 //! Invariants, checked by `validate` in tests: a waiter is in one queue or in the outbox, never
 //! both; every queue belongs to a live lease; every deadline in `due` belongs to a lease or waiter
@@ -20,11 +19,25 @@
 //! expires lazily, and says nothing about who waits.
 
 use super::outbox::{Answer, Outbox};
-use super::time::MonoMillis;
-use super::waiters::{ClientId, DbId, Queue, Slot, Waiter, WaiterId, Waiters};
+use super::time::{MonoMillis, UnixMillis};
+use super::waiters::{Bond, ClientId, DbId, Kind, Queue, Slot, Waiter, WaiterId, Waiters};
 use ahash::AHashMap;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+
+mod doubt;
+mod group;
+mod holder;
+mod tally;
+mod token;
+
+pub use doubt::{Doubt, Found};
+pub use holder::LeaseView;
+pub use tally::Tally;
+pub use token::Token;
+
+/// How many leases, and how many failures, are remembered at once.
+pub const LEASES_MAX: usize = 1_000_000;
 
 /// The number of one grant of a lease; never reused while the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +50,28 @@ pub struct Grant {
     pub serial: Serial,
     /// Of which key.
     pub slot: Slot,
+    /// What proves it.
+    pub token: Token,
+    /// When it ends.
+    pub deadline: MonoMillis,
+}
+
+/// A value as it is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The bytes.
+    pub value: Rc<[u8]>,
+    /// When it turns stale or goes; `None`: never.
+    pub fresh_until: Option<UnixMillis>,
+}
+
+/// Why a key cannot be regenerated for the time being.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Until when nobody is granted the lease.
+    pub until: MonoMillis,
+    /// What the last holder said.
+    pub message: Rc<[u8]>,
 }
 
 /// A caller that found no value.
@@ -48,6 +83,8 @@ pub struct Caller {
     pub wait_ms: u64,
     /// How long its lease would last, in milliseconds.
     pub lease_ms: u64,
+    /// Whether its lease would end with its connection.
+    pub bond: Bond,
 }
 
 /// What a caller is told that found no value.
@@ -62,59 +99,22 @@ pub enum Asked {
         /// Milliseconds.
         left_ms: u64,
     },
-}
-
-/// What a plain command may have done to a key with a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Doubt {
-    /// A value may have appeared; if none did, nothing happened.
-    Appeared,
-    /// The key was invalidated, even if it did not exist.
-    Invalidated,
-}
-
-/// What the keyspace holds when a doubt is resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// A value that may be served.
-    Fresh(Rc<[u8]>),
-    /// Nothing, or a stale value.
-    Nothing,
-    /// A value of another type.
-    WrongType,
-}
-
-/// Counts since the start of the server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Leases granted, also by handing over.
-    pub leases_granted: u64,
-    /// Leases that ended by their deadline.
-    pub leases_expired: u64,
-    /// Leases given back because their holder was gone before it heard of them.
-    pub leases_disconnected: u64,
-    /// Leases ended by an invalidation of their key.
-    pub leases_voided: u64,
-    /// Leases that passed from one holder to a waiter.
-    pub handovers: u64,
-    /// Callers that were parked.
-    pub waits: u64,
-    /// Milliseconds they were parked, summed when they leave.
-    pub wait_ms_total: u64,
-    /// Waits that ended by their own deadline.
-    pub waits_timed_out: u64,
-    /// Waiters answered with a value that they would otherwise have loaded.
-    pub loads_avoided: u64,
-    /// What those loads would have cost the origin, in milliseconds.
-    pub load_ms_avoided: u64,
+    /// The last holder could not load the value, and it is too early to try again.
+    Failed(Failure),
+    /// [`LEASES_MAX`] leases are out.
+    Full,
 }
 
 #[derive(Debug)]
 struct Lease {
     serial: Serial,
+    token: Token,
     holder: ClientId,
+    bond: Bond,
     granted: MonoMillis,
     deadline: MonoMillis,
+    /// The waiter it was handed to, who may not have heard of it yet.
+    heir: Option<WaiterId>,
 }
 
 #[derive(Debug)]
@@ -122,6 +122,8 @@ struct Flight {
     db: DbId,
     lease: Lease,
     queue: Queue,
+    /// How many in the queue wait for other keys too.
+    groups: usize,
     doubt: Option<Doubt>,
 }
 
@@ -129,23 +131,28 @@ struct Flight {
 enum Due {
     Lease(Slot),
     Wait(WaiterId),
+    Retry(Slot),
 }
 
+/// How a lease ends without a value.
 enum End {
     Expired,
+    Released,
     Disconnected,
     Voided,
 }
 
 /// All leases and all who wait for them.
-#[derive(Debug, Default)]
 pub struct LeaseBook {
     /// By name first: a filter sees names before it knows the database.
     flights: AHashMap<Rc<[u8]>, Vec<Flight>>,
     waiters: Waiters,
     due: BTreeSet<(MonoMillis, Due)>,
     doubted: BTreeSet<Slot>,
+    failures: AHashMap<Slot, Failure>,
+    bound: AHashMap<ClientId, BTreeSet<Slot>>,
     outbox: Outbox,
+    draw_token: Box<dyn FnMut() -> Token>,
     last_serial: u64,
     leases: usize,
     /// Counts for INFO.
@@ -153,33 +160,63 @@ pub struct LeaseBook {
 }
 
 impl LeaseBook {
+    /// An empty book. `draw_token` must never give the same token twice, nor one that can be
+    /// guessed from others.
+    #[must_use]
+    pub fn new(draw_token: impl FnMut() -> Token + 'static) -> Self {
+        Self {
+            flights: AHashMap::new(),
+            waiters: Waiters::default(),
+            due: BTreeSet::new(),
+            doubted: BTreeSet::new(),
+            failures: AHashMap::new(),
+            bound: AHashMap::new(),
+            outbox: Outbox::default(),
+            draw_token: Box::new(draw_token),
+            last_serial: 0,
+            leases: 0,
+            tally: Tally::default(),
+        }
+    }
+
     /// Decides for a caller that found no fresh value under `key`. At most `waiters_max` wait at
     /// once; beyond that a caller is answered as if it would not wait. A connection never waits
     /// for its own lease. A lease past its deadline ends here, though [`Self::expire_next`] has not
     /// come to it yet. O(log n).
     pub fn ask(&mut self, db: DbId, key: &[u8], caller: Caller, waiters_max: usize, now: MonoMillis) -> Asked {
-        self.end_if(db, key, End::Expired, now, |lease| lease.deadline <= now);
-        let crowded = self.waiters.len() >= waiters_max;
-        let Some(flight) = find_mut(&mut self.flights, db, key) else {
-            let slot = Slot { db, key: key.into() };
-            return Asked::Won(self.grant(slot, Queue::new(), caller.client, caller.lease_ms, now));
-        };
-        let left_ms = flight.lease.deadline.since(now);
-        if caller.wait_ms == 0 || flight.lease.holder == caller.client || crowded {
-            return Asked::Leased { left_ms };
+        self.end_overdue(db, key, now);
+        if let Some(flight) = self.find(db, key) {
+            let left_ms = flight.lease.deadline.since(now);
+            let crowded = self.waiters.len() >= waiters_max;
+            if caller.wait_ms == 0 || flight.lease.holder == caller.client || crowded {
+                return Asked::Leased { left_ms };
+            }
+            let key = self.flights.get_key_value(key).map_or_else(|| key.into(), |(key, _)| Rc::clone(key));
+            return Asked::Parked(self.park(vec![Slot { db, key }], Kind::Single, caller, now));
         }
-        let deadline = now.after(caller.wait_ms);
-        let key = self.flights.get_key_value(key).map_or_else(|| key.into(), |(key, _)| Rc::clone(key));
-        let waiter =
-            Waiter { client: caller.client, slot: Slot { db, key }, since: now, deadline, lease_ms: caller.lease_ms };
-        let slot = waiter.slot.clone();
-        let id = self.waiters.admit(waiter);
-        if let Some(flight) = find_mut(&mut self.flights, db, &slot.key) {
-            flight.queue.insert(id);
+        if let Some(failure) = self.failure(db, key, now) {
+            return Asked::Failed(failure.clone());
         }
-        self.due.insert((deadline, Due::Wait(id)));
-        self.tally.waits += 1;
-        Asked::Parked(id)
+        if self.leases >= LEASES_MAX {
+            return Asked::Full;
+        }
+        Asked::Won(self.grant(Slot { db, key: key.into() }, caller, None, now))
+    }
+
+    /// Decides for a caller that was drawn to refresh a value ahead of expiry: at most one such
+    /// lease is out a key, and nobody waits for it while the value is fresh.
+    pub fn ask_early(&mut self, db: DbId, key: &[u8], caller: Caller, now: MonoMillis) -> Option<Grant> {
+        self.end_overdue(db, key, now);
+        if self.find(db, key).is_some() {
+            return None;
+        }
+        match self.ask(db, key, Caller { wait_ms: 0, ..caller }, 0, now) {
+            Asked::Won(grant) => {
+                self.tally.early_refreshes += 1;
+                Some(grant)
+            }
+            _ => None,
+        }
     }
 
     /// How long the lease on `key` has been out, in milliseconds: the cost of the regeneration
@@ -189,17 +226,29 @@ impl LeaseBook {
         self.find(db, key).map(|flight| now.since(flight.lease.granted))
     }
 
-    /// A value was stored under `key`: ends its lease and decides all its waiters' answer. `value`
-    /// is called only if somebody waits. O(1) in the number of waiters.
-    pub fn settle(&mut self, db: DbId, key: &[u8], value: impl FnOnce() -> Rc<[u8]>, now: MonoMillis) {
-        let Some((_, flight)) = self.close(db, key) else { return };
-        if flight.queue.is_empty() {
+    /// A value was stored under `key`: ends its lease or failure and decides all its waiters'
+    /// answer. `served` is called only if somebody waits. O(1) in the number of waiters, unless
+    /// they wait for other keys too.
+    pub fn settle(&mut self, db: DbId, key: &[u8], served: impl FnOnce() -> Served, now: MonoMillis) {
+        if !self.failures.is_empty() {
+            self.forgive(&Slot { db, key: key.into() });
+        }
+        let Some((slot, flight)) = self.close(db, key) else { return };
+        let mut queue = self.pass_groups(&slot, flight.queue, flight.groups);
+        // One who was handed the lease and has not heard of it is better told the value.
+        if let Some(heir) = flight.lease.heir.filter(|heir| self.outbox.take(*heir).is_some()) {
+            match self.waiters.get(heir) {
+                Some(waiter) if waiter.kind == Kind::Group => self.outbox.push_one(heir, Answer::Look),
+                _ => drop(queue.insert(heir)),
+            }
+        }
+        if queue.is_empty() {
             return;
         }
-        let served = flight.queue.len() as u64;
-        self.tally.loads_avoided += served;
-        self.tally.load_ms_avoided += served * now.since(flight.lease.granted);
-        self.outbox.push(flight.queue, Answer::Value(value()));
+        let count = queue.len() as u64;
+        self.tally.loads_avoided += count;
+        self.tally.load_ms_avoided += count * now.since(flight.lease.granted);
+        self.outbox.push(queue, Answer::Value(served()));
     }
 
     /// Invalidates `key`: its lease ends, and the oldest waiter holds the next one. O(log n).
@@ -207,59 +256,14 @@ impl LeaseBook {
         self.end_if(db, key, End::Voided, now, |_| true);
     }
 
-    /// Notes what a plain command may do to the keys named `key`, in whatever database, and says
-    /// whether a lease is out on any of them.
-    pub fn doubt(&mut self, key: &[u8], doubt: Doubt) -> bool {
-        let Some(name) = self.flights.get_key_value(key).map(|(name, _)| Rc::clone(name)) else { return false };
-        for flight in self.flights.get_mut(key).into_iter().flatten() {
-            flight.doubt = flight.doubt.max(Some(doubt));
-            self.doubted.insert(Slot { db: flight.db, key: Rc::clone(&name) });
-        }
-        true
-    }
-
-    /// Notes the same of every key with a lease, or of those in database `only`. O(leases).
-    pub fn doubt_all(&mut self, only: Option<DbId>, doubt: Doubt) {
-        for (key, flights) in &mut self.flights {
-            for flight in flights.iter_mut().filter(|flight| only.is_none_or(|db| db == flight.db)) {
-                flight.doubt = flight.doubt.max(Some(doubt));
-                self.doubted.insert(Slot { db: flight.db, key: Rc::clone(key) });
-            }
-        }
-    }
-
-    /// The key whose doubt is to be resolved next.
-    #[must_use]
-    pub fn next_doubted(&self) -> Option<Slot> {
-        self.doubted.first().cloned()
-    }
-
-    /// `key`, if it must be resolved before it is decided upon.
-    #[must_use]
-    pub fn doubted(&self, db: DbId, key: &[u8]) -> Option<Slot> {
-        if self.doubted.is_empty() {
-            return None;
-        }
-        let (name, flights) = self.flights.get_key_value(key)?;
-        flights.iter().find(|flight| flight.db == db)?.doubt?;
-        Some(Slot { db, key: Rc::clone(name) })
-    }
-
-    /// Settles a doubt by what the keyspace was `found` to hold.
-    pub fn resolve(&mut self, slot: &Slot, found: Found, now: MonoMillis) {
-        self.doubted.remove(slot);
-        let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) else { return };
-        match (flight.doubt.take(), found) {
-            (Some(_), Found::Fresh(value)) => self.settle(slot.db, &slot.key, || value, now),
-            (Some(_), Found::WrongType) => self.refuse(slot, &Answer::WrongType),
-            (Some(Doubt::Invalidated), Found::Nothing) => self.void(slot.db, &slot.key, now),
-            (Some(Doubt::Appeared) | None, _) => {}
-        }
-    }
-
     /// Ends the lease on `slot` and gives all its waiters the same refusal.
     pub fn refuse(&mut self, slot: &Slot, answer: &Answer) {
         if let Some((_, flight)) = self.close(slot.db, &slot.key) {
+            if flight.groups > 0 {
+                for id in &flight.queue {
+                    self.withdraw(*id);
+                }
+            }
             self.outbox.push(flight.queue, answer.clone());
         }
     }
@@ -273,6 +277,7 @@ impl LeaseBook {
         match self.due.pop_first() {
             Some((_, Due::Lease(slot))) => self.end_if(slot.db, &slot.key, End::Expired, now, |_| true),
             Some((_, Due::Wait(id))) => self.time_out(id, now),
+            Some((_, Due::Retry(slot))) => drop(self.failures.remove(&slot)),
             None => {}
         }
         true
@@ -296,11 +301,8 @@ impl LeaseBook {
     /// [`Self::give_back`]. O(log n).
     pub fn leave(&mut self, id: WaiterId, now: MonoMillis) -> Option<Answer> {
         let answer = self.outbox.take(id);
-        if let Some(waiter) = self.discharge(id, now) {
-            if let Some(flight) = find_mut(&mut self.flights, waiter.slot.db, &waiter.slot.key) {
-                flight.queue.remove(&id);
-            }
-        }
+        self.withdraw(id);
+        self.discharge(id, now);
         answer
     }
 
@@ -310,10 +312,12 @@ impl LeaseBook {
         self.end_if(slot.db, &slot.key, End::Disconnected, now, |lease| lease.serial == grant.serial);
     }
 
-    /// Milliseconds until the lease on `slot` ends; 0 if none is out.
+    /// Milliseconds until the lease ends that `id` waits for; 0 if it waits for none.
     #[must_use]
-    pub fn lease_left_ms(&self, slot: &Slot, now: MonoMillis) -> u64 {
-        self.find(slot.db, &slot.key).map_or(0, |flight| flight.lease.deadline.since(now))
+    pub fn lease_left_ms(&self, id: WaiterId, now: MonoMillis) -> u64 {
+        let slot = self.waiters.get(id).and_then(|waiter| waiter.slots.first());
+        let flight = slot.and_then(|slot| self.find(slot.db, &slot.key));
+        flight.map_or(0, |flight| flight.lease.deadline.since(now))
     }
 
     /// Up to `count` of the keys that somebody waits for. O(leases).
@@ -333,6 +337,8 @@ impl LeaseBook {
         self.leases = 0;
         self.due.clear();
         self.doubted.clear();
+        self.failures.clear();
+        self.bound.clear();
     }
 
     /// Leases that are out.
@@ -345,6 +351,12 @@ impl LeaseBook {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.leases == 0 && self.outbox.is_empty() && self.waiters.is_empty()
+    }
+
+    /// True if a value that is stored now concerns nobody.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.leases == 0 && self.failures.is_empty()
     }
 
     /// True if [`Self::deliver_next`] has something to deliver.
@@ -363,17 +375,21 @@ impl LeaseBook {
         self.flights.get(key)?.iter().find(|flight| flight.db == db)
     }
 
-    fn grant(&mut self, slot: Slot, queue: Queue, holder: ClientId, lease_ms: u64, now: MonoMillis) -> Grant {
+    fn grant(&mut self, slot: Slot, caller: Caller, heir: Option<WaiterId>, now: MonoMillis) -> Grant {
         self.last_serial += 1;
-        let serial = Serial(self.last_serial);
-        let deadline = now.after(lease_ms);
-        let lease = Lease { serial, holder, granted: now, deadline };
+        let (serial, token) = (Serial(self.last_serial), (self.draw_token)());
+        let deadline = now.after(caller.lease_ms);
+        let (holder, bond) = (caller.client, caller.bond);
+        if bond == Bond::Bound {
+            self.bound.entry(holder).or_default().insert(slot.clone());
+        }
         self.due.insert((deadline, Due::Lease(slot.clone())));
-        let flight = Flight { db: slot.db, lease, queue, doubt: None };
+        let lease = Lease { serial, token, holder, bond, granted: now, deadline, heir };
+        let flight = Flight { db: slot.db, lease, queue: Queue::new(), groups: 0, doubt: None };
         self.flights.entry(Rc::clone(&slot.key)).or_default().push(flight);
         self.leases += 1;
         self.tally.leases_granted += 1;
-        Grant { serial, slot }
+        Grant { serial, slot, token, deadline }
     }
 
     fn close(&mut self, db: DbId, key: &[u8]) -> Option<(Slot, Flight)> {
@@ -393,7 +409,18 @@ impl LeaseBook {
         if flight.doubt.is_some() {
             self.doubted.remove(&slot);
         }
+        if let Some(slots) = self.bound.get_mut(&flight.lease.holder) {
+            slots.remove(&slot);
+            if slots.is_empty() {
+                self.bound.remove(&flight.lease.holder);
+            }
+        }
         Some((slot, flight))
+    }
+
+    /// Ends the lease on `key` if its deadline has passed.
+    fn end_overdue(&mut self, db: DbId, key: &[u8], now: MonoMillis) {
+        self.end_if(db, key, End::Expired, now, |lease| lease.deadline <= now);
     }
 
     /// Ends the lease on `key` without a value, if one is out and `is_over` says so.
@@ -402,44 +429,50 @@ impl LeaseBook {
             return;
         }
         if let Some((slot, flight)) = self.close(db, key) {
-            self.hand_over(slot, flight.queue, flight.doubt, end, now);
+            self.hand_over(slot, flight, &end, now);
         }
     }
 
-    /// A doubt outlives the lease it was noted under: what has been done to the key since may
-    /// concern the next holder too, and the others still wait for the value that may be there.
-    fn hand_over(&mut self, slot: Slot, mut queue: Queue, doubt: Option<Doubt>, end: End, now: MonoMillis) {
+    /// The oldest waiter, if there is one, gets the next lease; the others wait for that.
+    fn hand_over(&mut self, slot: Slot, flight: Flight, end: &End, now: MonoMillis) {
         match end {
             End::Expired => self.tally.leases_expired += 1,
+            End::Released => self.tally.leases_released += 1,
             End::Disconnected => self.tally.leases_disconnected += 1,
             End::Voided => self.tally.leases_voided += 1,
         }
-        while let Some(id) = queue.pop_first() {
-            let Some((client, lease_ms)) = self.waiters.get(id).map(|w| (w.client, w.lease_ms)) else { continue };
-            let grant = self.grant(slot, queue, client, lease_ms, now);
-            self.tally.handovers += 1;
-            if let Some(doubt) = doubt {
-                self.note(&grant.slot, doubt);
-            }
-            self.outbox.push_one(id, Answer::Won(grant));
-            return;
+        let Flight { mut queue, mut groups, doubt, .. } = flight;
+        let Some(id) = queue.pop_first() else { return };
+        let Some(waiter) = self.waiters.get(id) else { return };
+        let Waiter { client, lease_ms, bond, kind, .. } = *waiter;
+        if kind == Kind::Group {
+            groups -= 1;
+            self.withdraw(id);
         }
+        let grant = self.grant(slot, Caller { client, wait_ms: 0, lease_ms, bond }, Some(id), now);
+        self.tally.handovers += 1;
+        if let Some(next) = find_mut(&mut self.flights, grant.slot.db, &grant.slot.key) {
+            (next.queue, next.groups) = (queue, groups);
+        }
+        if let Some(doubt) = doubt {
+            self.note(&grant.slot, doubt);
+        }
+        self.outbox.push_one(id, Answer::Won(grant));
     }
 
-    fn note(&mut self, slot: &Slot, doubt: Doubt) {
-        if let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) {
-            flight.doubt = flight.doubt.max(Some(doubt));
-            self.doubted.insert(slot.clone());
+    fn forgive(&mut self, slot: &Slot) {
+        if let Some(failure) = self.failures.remove(slot) {
+            self.due.remove(&(failure.until, Due::Retry(slot.clone())));
         }
     }
 
     fn time_out(&mut self, id: WaiterId, now: MonoMillis) {
-        let Some(slot) = self.waiters.get(id).map(|waiter| waiter.slot.clone()) else { return };
-        let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) else { return };
-        if flight.queue.remove(&id) {
-            let left_ms = flight.lease.deadline.since(now);
+        let left_ms = self.lease_left_ms(id, now);
+        let Some(kind) = self.waiters.get(id).map(|waiter| waiter.kind) else { return };
+        if self.withdraw(id) {
             self.tally.waits_timed_out += 1;
-            self.outbox.push_one(id, Answer::Leased { left_ms });
+            let answer = if kind == Kind::Group { Answer::Look } else { Answer::Leased { left_ms } };
+            self.outbox.push_one(id, answer);
         }
     }
 
@@ -453,6 +486,19 @@ impl LeaseBook {
 
 fn find_mut<'a>(flights: &'a mut AHashMap<Rc<[u8]>, Vec<Flight>>, db: DbId, key: &[u8]) -> Option<&'a mut Flight> {
     flights.get_mut(key)?.iter_mut().find(|flight| flight.db == db)
+}
+
+impl Flight {
+    fn view(&self, name: &Rc<[u8]>, now: MonoMillis) -> LeaseView {
+        LeaseView {
+            slot: Slot { db: self.db, key: Rc::clone(name) },
+            holder: self.lease.holder,
+            age_ms: now.since(self.lease.granted),
+            left_ms: self.lease.deadline.since(now),
+            is_bound: self.lease.bond == Bond::Bound,
+            waiters: self.queue.len(),
+        }
+    }
 }
 
 #[cfg(test)]

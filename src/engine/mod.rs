@@ -8,6 +8,7 @@
 
 pub mod codec;
 pub mod entry;
+pub mod freshness;
 pub mod lease;
 pub mod outbox;
 #[cfg(test)]

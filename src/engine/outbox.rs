@@ -6,16 +6,15 @@
 //! in exactly one place, a queue or the outbox, and leaves that place exactly once: that is why
 //! each gets exactly one answer.
 
-use super::lease::Grant;
+use super::lease::{Failure, Grant, Served};
 use super::waiters::{Queue, WaiterId};
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 /// What one who waited is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The value that was set; shared by all who are told.
-    Value(Rc<[u8]>),
+    Value(Served),
     /// Nobody else regenerates any more: the waiter now holds the lease.
     Won(Grant),
     /// Its own wait ended first; the lease of another lasts `left_ms` more.
@@ -23,6 +22,10 @@ pub enum Answer {
         /// Milliseconds.
         left_ms: u64,
     },
+    /// The holder could not load the value.
+    Failed(Failure),
+    /// None of its several keys is leased any more, or its wait ended: look at them again.
+    Look,
     /// The key came to hold a value of a type that is not ours to serve.
     WrongType,
     /// The key moved to another node of the cluster.
@@ -118,7 +121,7 @@ mod tests {
     #[test]
     fn the_oldest_decision_goes_first_and_in_it_the_oldest_waiter() {
         let mut outbox = Outbox::default();
-        let value = Answer::Value(b"v"[..].into());
+        let value = Answer::Value(Served { value: b"v"[..].into(), fresh_until: None });
         outbox.push(queue(&[9, 4]), value.clone());
         outbox.push(queue(&[3]), Answer::WrongType);
         assert_eq!(drain(&mut outbox), [(4, value.clone()), (9, value), (3, Answer::WrongType)]);

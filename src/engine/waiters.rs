@@ -38,14 +38,37 @@ pub type Queue = BTreeSet<WaiterId>;
 pub struct Waiter {
     /// The connection.
     pub client: ClientId,
-    /// The key it waits for.
-    pub slot: Slot,
+    /// The keys it waits for; empty once it does not any more.
+    pub slots: Vec<Slot>,
+    /// Whether it waits for one key or for several.
+    pub kind: Kind,
     /// When it began to wait.
     pub since: MonoMillis,
     /// When it is answered without a value.
     pub deadline: MonoMillis,
     /// How long its lease would last if it were handed one, in milliseconds.
     pub lease_ms: u64,
+    /// Whether that lease would end with its connection.
+    pub bond: Bond,
+}
+
+/// What a waiter waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The value of one key.
+    Single,
+    /// That none of several keys is leased.
+    Group,
+}
+
+/// Whether a lease ends with the connection that got it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bond {
+    /// It lasts as long as was said.
+    #[default]
+    Free,
+    /// It ends at the latest when the connection closes.
+    Bound,
 }
 
 /// All who wait or whose answer is still on its way.
@@ -70,6 +93,11 @@ impl Waiters {
     #[must_use]
     pub fn get(&self, id: WaiterId) -> Option<&Waiter> {
         self.all.get(&id)
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, id: WaiterId) -> Option<&mut Waiter> {
+        self.all.get_mut(&id)
     }
 
     /// Forgets `id` and says what was known of it.
@@ -105,8 +133,17 @@ mod tests {
     use super::*;
 
     fn waiter(client: u64) -> Waiter {
-        let slot = Slot { db: 0, key: b"k"[..].into() };
-        Waiter { client: ClientId(client), slot, since: MonoMillis(0), deadline: MonoMillis(10), lease_ms: 5 }
+        let slots = vec![Slot { db: 0, key: b"k"[..].into() }];
+        let (kind, bond) = (Kind::Single, Bond::Free);
+        Waiter {
+            client: ClientId(client),
+            slots,
+            kind,
+            since: MonoMillis(0),
+            deadline: MonoMillis(10),
+            lease_ms: 5,
+            bond,
+        }
     }
 
     #[test]

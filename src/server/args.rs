@@ -30,9 +30,12 @@ impl<'c> Args<'c> {
         Ok(arg)
     }
 
-    /// Stands before the argument just read again.
-    pub fn back(&mut self) {
-        self.at -= 1;
+    /// The next argument, which stays the next.
+    ///
+    /// # Errors
+    /// `ERR name is missing` at the end.
+    pub fn peek(&self, name: &'static str) -> Result<Arg<'c>, Error> {
+        self.all.get(self.at).ok_or(Error::Missing(name))
     }
 
     /// The next argument, an integer from `min` to `max`.
@@ -48,7 +51,16 @@ impl<'c> Args<'c> {
     /// Reads the value of an option into `slot`, unless it was given before.
     ///
     /// # Errors
-    /// As [`Self::integer`], or `ERR name was given more than once`.
+    /// `ERR name was given more than once`, or `… is missing` at the end.
+    pub fn once(&mut self, slot: &mut Option<Arg<'c>>, name: &'static str) -> Result<(), Error> {
+        let value = self.next(name)?;
+        fill(slot, value, name)
+    }
+
+    /// The same for an integer from `min` to `max`.
+    ///
+    /// # Errors
+    /// As [`Self::once`], or `ERR name must be an integer …`.
     pub fn integer_once(
         &mut self,
         slot: &mut Option<u64>,
@@ -56,11 +68,17 @@ impl<'c> Args<'c> {
         min: u64,
         max: u64,
     ) -> Result<(), Error> {
-        if slot.is_some() {
-            return Err(Error::Repeated(name));
-        }
-        *slot = Some(self.integer(name, min, max)?);
-        Ok(())
+        let value = self.integer(name, min, max)?;
+        fill(slot, value, name)
+    }
+
+    /// The same for a finite number above 0.
+    ///
+    /// # Errors
+    /// As [`Self::once`], or `ERR name must be a number above 0`.
+    pub fn float_once(&mut self, slot: &mut Option<f64>, name: &'static str) -> Result<(), Error> {
+        let value = parse_float(self.next(name)?.bytes()).filter(|value| *value > 0.0);
+        fill(slot, value.ok_or(Error::NotPositive(name))?, name)
     }
 
     /// The next option in upper case; `None` at the end. An option longer than any we have comes
@@ -76,6 +94,14 @@ impl<'c> Args<'c> {
     pub fn unknown(&self) -> Error {
         Error::UnknownOption(self.all.get(self.at - 1).map(|arg| arg.bytes().to_vec()).unwrap_or_default())
     }
+}
+
+fn fill<T>(slot: &mut Option<T>, value: T, name: &'static str) -> Result<(), Error> {
+    if slot.is_some() {
+        return Err(Error::Repeated(name));
+    }
+    *slot = Some(value);
+    Ok(())
 }
 
 const WORD_BYTES_MAX: usize = 16;
@@ -118,6 +144,16 @@ pub fn parse(digits: &[u8]) -> Option<u64> {
     })
 }
 
+/// A finite decimal number of at least 0, such as `1.5` or `2e-3`.
+#[must_use]
+pub fn parse_float(text: &[u8]) -> Option<f64> {
+    if !text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'-' | b'+')) {
+        return None;
+    }
+    let value: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (value.is_finite() && value >= 0.0).then_some(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +164,15 @@ mod tests {
         assert_eq!(parse(b"18446744073709551615"), Some(u64::MAX));
         for bad in [&b""[..], b"01", b"+1", b"-1", b" 1", b"1 ", b"1.0", b"1e3", b"18446744073709551616", b"\xff"] {
             assert_eq!(parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn floats_are_finite_and_not_negative() {
+        assert_eq!(parse_float(b"1.5"), Some(1.5));
+        assert_eq!(parse_float(b"2e-3"), Some(0.002));
+        for bad in [&b""[..], b"inf", b"nan", b"-1", b"1e999", b" 1", b"0x1", b".", b"\xff"] {
+            assert_eq!(parse_float(bad), None, "{bad:?}");
         }
     }
 

@@ -5,12 +5,13 @@
 //! to the server, when it is unblocked by an operator, or when it is gone.
 
 use super::error::Error;
-use super::ffi::block::Parked;
+use super::ffi::block::{Parked, Tell};
 use super::ffi::context::{mono_now, Ctx};
+use super::ffi::entry_point::ArgVec;
 use super::pump;
 use super::state::STATE;
 use crate::engine::outbox::Answer;
-use crate::engine::waiters::WaiterId;
+use crate::engine::waiters::{ClientId, Kind, WaiterId};
 use ahash::AHashMap;
 
 /// Which connection each waiter is.
@@ -42,50 +43,39 @@ impl Parking {
     }
 }
 
-/// Parks the caller as the waiter `id`. Where the server will not have it, the waiter leaves
-/// again and the caller is to be answered at once.
+/// Parks the caller as the waiter `id`; `tell` answers it later, or now where the server will not
+/// have it.
 ///
 /// # Errors
-/// [`Error::Leased`].
-pub fn park(ctx: Ctx<'_>, id: WaiterId) -> Result<(), Error> {
-    if let Some(parked) = ctx.park() {
+/// Those of `tell`.
+pub fn park(ctx: Ctx<'_>, argv: ArgVec<'_>, id: WaiterId, tell: impl Tell) -> Result<(), Error> {
+    if let Some(parked) = ctx.park(tell) {
         STATE.with(|state| state.parking.insert(id, parked));
         return Ok(());
     }
-    let now = mono_now();
-    let left_ms = STATE.with(|state| {
-        let slot = state.book.waiters().get(id).map(|waiter| waiter.slot.clone());
-        state.book.leave(id, now);
-        slot.map_or(0, |slot| state.book.lease_left_ms(&slot, now))
-    });
-    Err(Error::Leased { left_ms })
+    tell(ctx, argv, &dismiss(id))
 }
 
-/// Answers a connection that waited.
-pub fn deliver(ctx: Ctx<'_>, answer: &Answer) {
-    match answer {
-        Answer::Value(value) => ctx.reply_bytes(value),
-        Answer::Won(_) => ctx.reply_nil(),
-        Answer::Leased { left_ms } => Error::Leased { left_ms: *left_ms }.reply(ctx),
-        Answer::WrongType => Error::WrongType.reply(ctx),
-        Answer::Moved => Error::Moved.reply(ctx),
-        Answer::Readonly => Error::Readonly.reply(ctx),
-    }
-}
-
-/// An operator unblocked a parked connection: it is told what had been decided for it, or that
-/// the key is still leased.
-pub fn unblocked(ctx: Ctx<'_>, parked: Parked) {
-    let now = mono_now();
-    let answer = STATE.with(|state| {
+/// An operator unblocked a parked connection; what it is to be told.
+pub fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Answer {
+    let id = STATE.with(|state| {
         let id = state.parking.waiter(parked)?;
-        state.parking.take(id);
-        let slot = state.book.waiters().get(id).map(|waiter| waiter.slot.clone())?;
-        let left_ms = state.book.lease_left_ms(&slot, now);
-        Some(state.book.leave(id, now).unwrap_or(Answer::Leased { left_ms }))
+        state.parking.take(id).map(|_| id)
     });
-    deliver(ctx, &answer.unwrap_or(Answer::Leased { left_ms: 0 }));
+    let answer = id.map_or(Answer::Leased { left_ms: 0 }, dismiss);
     pump::schedule(ctx);
+    answer
+}
+
+/// Ends the wait of `id`: it is told what had been decided for it, or how things stand.
+fn dismiss(id: WaiterId) -> Answer {
+    let now = mono_now();
+    STATE.with(|state| {
+        let left_ms = state.book.lease_left_ms(id, now);
+        let group = state.book.waiters().get(id).is_some_and(|waiter| waiter.kind == Kind::Group);
+        let undecided = if group { Answer::Look } else { Answer::Leased { left_ms } };
+        state.book.leave(id, now).unwrap_or(undecided)
+    })
 }
 
 /// A parked connection closed, or the server answered it in our place. False if it is not ours
@@ -112,4 +102,11 @@ pub fn unheard(ctx: Ctx<'_>, answer: &Answer) {
         STATE.with(|state| state.book.give_back(grant, now));
         pump::schedule(ctx);
     }
+}
+
+/// A connection closed: the leases bound to it end.
+pub fn closed(ctx: Ctx<'_>, client: ClientId) {
+    let now = mono_now();
+    STATE.with(|state| state.book.disconnect(client, now));
+    pump::schedule(ctx);
 }

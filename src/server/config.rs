@@ -1,10 +1,11 @@
 //! The settings of the module: one table, from which the server's CONFIG, the arguments of
 //! `loadmodule` and the defaults are derived.
 //!
-//! All are whole numbers and may be changed while the server runs.
+//! All but one are whole numbers; all may be changed while the server runs.
 
+use crate::engine::freshness::JITTER_PERCENT_MAX;
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 /// One setting, `cacheguard.<name>` to CONFIG.
 pub struct Setting {
@@ -42,11 +43,38 @@ const DURATION_MS_MAX: i64 = crate::engine::time::DURATION_MS_MAX as i64;
 pub static LEASE_MS: Setting = Setting::new(c"lease-ms", 1, DURATION_MS_MAX, 10_000);
 /// How long a caller waits where `WAIT` is not given, in milliseconds; 0: not at all.
 pub static WAIT_MS: Setting = Setting::new(c"wait-ms", 0, DURATION_MS_MAX, 10_000);
+/// How long nobody may retry after a failure where `RETRY` is not given, in milliseconds.
+pub static RETRY_MS: Setting = Setting::new(c"retry-ms", 1, DURATION_MS_MAX, 1_000);
+/// By how much `ttl` is moved where `JITTER` is not given, in percent.
+pub static JITTER_PERCENT: Setting = Setting::new(c"jitter-percent", 0, JITTER_PERCENT_MAX as i64, 0);
 /// How many callers wait at once; further ones are answered as with `WAIT 0`.
 pub static MAX_WAITERS: Setting = Setting::new(c"max-waiters", 0, 10_000_000, 100_000);
 
 /// All settings.
-pub static SETTINGS: [&Setting; 3] = [&LEASE_MS, &WAIT_MS, &MAX_WAITERS];
+pub static SETTINGS: [&Setting; 5] = [&LEASE_MS, &WAIT_MS, &RETRY_MS, &JITTER_PERCENT, &MAX_WAITERS];
+
+/// How many callers may wait at once.
+#[must_use]
+pub fn max_waiters() -> usize {
+    usize::try_from(MAX_WAITERS.get()).unwrap_or(usize::MAX)
+}
+
+/// The name of the one setting that is not a whole number.
+pub const EARLY_BETA_NAME: &CStr = c"early-beta";
+static EARLY_BETA: AtomicU64 = AtomicU64::new(0);
+
+/// How eagerly values are refreshed ahead of expiry where `EARLY` is not given; 0: not at all.
+#[inline]
+#[must_use]
+pub fn early_beta() -> f64 {
+    f64::from_bits(EARLY_BETA.load(Relaxed))
+}
+
+/// Changes [`early_beta`]; false if `text` is not a number of at least 0.
+pub fn set_early_beta(text: &[u8]) -> bool {
+    let beta = super::args::parse_float(text);
+    beta.inspect(|beta| EARLY_BETA.store(beta.to_bits(), Relaxed)).is_some()
+}
 
 /// Sets what the arguments of `loadmodule` say: `name value` pairs, names in any case.
 ///
@@ -55,6 +83,11 @@ pub static SETTINGS: [&Setting; 3] = [&LEASE_MS, &WAIT_MS, &MAX_WAITERS];
 pub fn load_arguments<'a>(mut words: impl Iterator<Item = &'a [u8]>) -> Result<(), String> {
     while let Some(name) = words.next() {
         let shown = String::from_utf8_lossy(name).into_owned();
+        if name.eq_ignore_ascii_case(EARLY_BETA_NAME.to_bytes()) {
+            let value = words.next().ok_or(format!("argument {shown} has no value"))?;
+            set_early_beta(value).then_some(()).ok_or(format!("argument {shown} must be a number of at least 0"))?;
+            continue;
+        }
         let setting = SETTINGS
             .iter()
             .find(|setting| setting.name.to_bytes().eq_ignore_ascii_case(name))

@@ -1,6 +1,7 @@
 //! Every error a client can be told, with its stable code.
 
 use super::ffi::context::Ctx;
+use crate::engine::lease::LEASES_MAX;
 
 /// Why a command was refused. A refused command changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,17 @@ pub enum Error {
         min: u64,
         /// The most it may be.
         max: u64,
+    },
+    /// An argument is not a number above 0.
+    NotPositive(&'static str),
+    /// Two options that exclude each other.
+    Contradiction(&'static str, &'static str),
+    /// An argument is longer than it may be.
+    TooLong {
+        /// Which argument.
+        name: &'static str,
+        /// The most bytes it may have.
+        bytes_max: usize,
     },
     /// An option that this command does not have.
     UnknownOption(Vec<u8>),
@@ -27,6 +39,11 @@ pub enum Error {
         /// Milliseconds until that lease ends.
         left_ms: u64,
     },
+    /// The last holder of the lease could not load the value, with its message; it is too early
+    /// to try again.
+    Failed(Vec<u8>),
+    /// No more leases are remembered.
+    Full,
     /// A lease would have to be granted, and this server follows another one.
     Readonly,
     /// The key moved to another node while the caller waited.
@@ -46,6 +63,9 @@ impl Error {
             Self::NotInteger { name, min, max } => {
                 format!("ERR {name} must be an integer from {min} to {max}")
             }
+            Self::NotPositive(name) => format!("ERR {name} must be a number above 0"),
+            Self::Contradiction(name, other) => format!("ERR {name} cannot be given with {other}"),
+            Self::TooLong { name, bytes_max } => format!("ERR {name} must not be longer than {bytes_max} bytes"),
             Self::UnknownOption(word) => {
                 let word = String::from_utf8_lossy(word.get(..OPTION_BYTES_SHOWN).unwrap_or(word)).into_owned();
                 format!("ERR unknown option '{word}'")
@@ -56,6 +76,8 @@ impl Error {
             Self::Leased { left_ms } => {
                 format!("LEASED another caller regenerates this key, its lease ends in {left_ms} ms")
             }
+            Self::Failed(message) => format!("FAILED {}", String::from_utf8_lossy(message)),
+            Self::Full => format!("ERR {LEASES_MAX} leases are out, no more can be granted"),
             Self::Readonly => "READONLY a replica cannot grant a lease".to_owned(),
             Self::Moved => "TRYAGAIN the key moved to another node while the caller waited".to_owned(),
             Self::Internal => "ERR cacheguard failed and changed nothing; see the server's log".to_owned(),

@@ -23,8 +23,12 @@ impl Counter {
 pub static HITS: Counter = Counter::new();
 /// Reads that found no fresh value.
 pub static MISSES: Counter = Counter::new();
+/// Reads answered with a stale value.
+pub static STALE_HITS: Counter = Counter::new();
 /// Values stored.
 pub static SETS: Counter = Counter::new();
+/// Values refused: the lease was another's by then, or the key held a higher version.
+pub static SETS_REFUSED: Counter = Counter::new();
 
 /// Every field and its value.
 #[must_use]
@@ -33,13 +37,18 @@ pub fn fields() -> Vec<(&'static std::ffi::CStr, u64)> {
         let (book, tally) = (&state.book, state.book.tally);
         vec![
             (c"hits", HITS.0.load(Relaxed)),
+            (c"stale_hits", STALE_HITS.0.load(Relaxed)),
             (c"misses", MISSES.0.load(Relaxed)),
             (c"sets", SETS.0.load(Relaxed)),
+            (c"sets_refused", SETS_REFUSED.0.load(Relaxed)),
             (c"leases", book.leases() as u64),
             (c"leases_granted", tally.leases_granted),
             (c"leases_expired", tally.leases_expired),
+            (c"leases_released", tally.leases_released),
             (c"leases_voided", tally.leases_voided),
             (c"leases_disconnected", tally.leases_disconnected),
+            (c"leases_failed", tally.leases_failed),
+            (c"early_refreshes", tally.early_refreshes),
             (c"handovers", tally.handovers),
             (c"waiters", book.waiters().len() as u64),
             (c"waiters_peak", book.waiters().peak() as u64),

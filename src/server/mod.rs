@@ -13,5 +13,6 @@ pub mod ffi;
 pub mod info;
 pub mod keyspace;
 pub mod pump;
+pub mod reply;
 pub mod state;
 pub mod table;

@@ -11,12 +11,11 @@
 //! `docs/decisions/0001-parking.md`).
 
 use super::cluster;
-use super::ffi::context::{mono_now, server_version, unix_now, Ctx};
+use super::commands::look::{look_into, Sight};
+use super::ffi::context::{mono_now, server_version, Ctx};
 use super::ffi::events::{self, BeforeSleep};
 use super::ffi::filter;
-use super::ffi::key::Holds;
 use super::state::STATE;
-use crate::engine::entry::Age;
 use crate::engine::lease::{Doubt, Found};
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::{ClientId, DbId, Slot};
@@ -82,19 +81,11 @@ pub fn resolve_doubt(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
 }
 
 fn resolve(ctx: Ctx<'_>, slot: &Slot) {
-    let found = ctx.look_at(slot.db, &slot.key, |key, name| {
-        let Some(key) = key else { return Found::Nothing };
-        match key.holds() {
-            Holds::Nothing => Found::Nothing,
-            Holds::Entry(entry) if entry.never_stale() => Found::Fresh(entry.value().into()),
-            Holds::Entry(entry) => match entry.age(key.expires(), unix_now()) {
-                Age::Fresh { .. } => Found::Fresh(entry.value().into()),
-                Age::Stale { .. } => Found::Nothing,
-            },
-            Holds::String => ctx.read_string(name, |value| value.into()).map_or(Found::Nothing, Found::Fresh),
-            Holds::Other => Found::WrongType,
-        }
-    });
+    let found =
+        ctx.look_at(slot.db, &slot.key, |key, name| match key.map_or(Ok(None), |key| look_into(ctx, key, name)) {
+            Ok(sight) => sight.and_then(Sight::served).map_or(Found::Nothing, Found::Fresh),
+            Err(_) => Found::WrongType,
+        });
     let now = mono_now();
     STATE.with(|state| state.book.resolve(slot, found, now));
 }
@@ -123,6 +114,9 @@ pub fn schedule(ctx: Ctx<'_>) {
     let probe = cluster::next_probe(now);
     let (due, starts) = STATE.with(|state| {
         let book = &state.book;
+        if book.leases() > 0 {
+            state.watch_until = now.after(if filter::names_clients() { 0 } else { WATCH_LINGER_MS });
+        }
         let at_once = book.has_answers() || book.next_doubted().is_some();
         let due = if at_once { Some(MonoMillis(0)) } else { book.next_due() };
         let lingers = state.watch.is_some() && book.leases() == 0;
@@ -140,15 +134,12 @@ pub fn schedule(ctx: Ctx<'_>) {
 
 fn stop_watching(ctx: Ctx<'_>, now: MonoMillis) {
     let stops = STATE.with(|state| {
-        if state.book.leases() > 0 {
-            let linger_ms = if filter::names_clients() { 0 } else { WATCH_LINGER_MS };
-            state.watch_until = now.after(linger_ms);
-            return None;
+        let wanted = state.book.leases() > 0 || now < state.watch_until;
+        if wanted {
+            None
+        } else {
+            state.watch.take()
         }
-        if now < state.watch_until {
-            return None;
-        }
-        state.watch.take()
     });
     if let Some((filter, _)) = stops {
         ctx.unwatch_commands(filter);

@@ -8,12 +8,11 @@ use super::ffi::events::BeforeSleep;
 use super::ffi::filter::Filter;
 use super::ffi::main_thread::MainThread;
 use super::ffi::timer::Timer;
-use crate::engine::lease::LeaseBook;
+use crate::engine::lease::{LeaseBook, Token};
 use crate::engine::time::MonoMillis;
 use crate::engine::watch::Watch;
 
 /// The module's state.
-#[derive(Default)]
 pub struct State {
     /// Leases and who waits for them.
     pub book: LeaseBook,
@@ -31,6 +30,22 @@ pub struct State {
     pub before_sleep: BeforeSleep,
     /// When the filter is taken away again, if no lease is out by then.
     pub watch_until: MonoMillis,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            // The generator of the thread is a cryptographic one, seeded by the system.
+            book: LeaseBook::new(|| Token(rand::random())),
+            parking: Parking::default(),
+            timer: None,
+            watch: None,
+            in_cluster: false,
+            probe_at: None,
+            before_sleep: BeforeSleep::default(),
+            watch_until: MonoMillis::default(),
+        }
+    }
 }
 
 /// The one instance.

@@ -3,7 +3,7 @@
 //! From a row the server learns the command's name, arity, flags, keys, ACL categories and
 //! documentation; the docs pages and the tests are checked against what it then says.
 
-use super::commands::cache;
+use super::commands::{admin, lease, read, write};
 use super::ffi::entry_point::{entry_point, EntryPoint};
 use std::ffi::CStr;
 
@@ -34,17 +34,27 @@ pub struct Command {
 /// Where the keys of a command are.
 #[derive(Clone, Copy)]
 pub enum Keys {
+    /// It has none.
+    None,
     /// The first argument is the only one.
     First(Access),
+    /// All arguments are keys.
+    All(Access),
+    /// The first argument says how many keys follow.
+    Counted(Access),
 }
 
 /// What a command does to its keys, which decides the permissions it needs.
 #[derive(Clone, Copy)]
 pub enum Access {
+    /// Reads the value.
+    Read,
     /// Reads the value and may change what belongs to the key: needs read and write permission.
     ReadWrite,
     /// Replaces the value, looking at nothing of it.
     Overwrite,
+    /// Removes the key.
+    Delete,
 }
 
 /// One argument of a command's syntax.
@@ -56,8 +66,19 @@ pub struct ArgDoc {
     pub kind: ArgKind,
     /// The keyword before it, if any.
     pub token: Option<&'static CStr>,
-    /// May be left out.
-    pub optional: bool,
+    /// How often it comes.
+    pub times: Times,
+}
+
+/// How often an argument comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Times {
+    /// Once.
+    Once,
+    /// Once or not at all.
+    Optional,
+    /// Once or more.
+    Many,
 }
 
 /// The kind of an argument.
@@ -69,6 +90,8 @@ pub enum ArgKind {
     Bytes,
     /// A whole number.
     Integer,
+    /// A number with a fraction.
+    Float,
     /// A point in time, in milliseconds since 1970.
     UnixTime,
     /// Just the keyword.
@@ -78,38 +101,84 @@ pub enum ArgKind {
 }
 
 const fn required(name: &'static CStr, kind: ArgKind) -> ArgDoc {
-    ArgDoc { name, kind, token: None, optional: false }
+    ArgDoc { name, kind, token: None, times: Times::Once }
+}
+
+const fn word(name: &'static CStr, token: &'static CStr, kind: ArgKind) -> ArgDoc {
+    ArgDoc { name, kind, token: Some(token), times: Times::Once }
 }
 
 const fn option(name: &'static CStr, token: &'static CStr, kind: ArgKind) -> ArgDoc {
-    ArgDoc { name, kind, token: Some(token), optional: true }
+    ArgDoc { name, kind, token: Some(token), times: Times::Optional }
 }
 
 const KEY: ArgDoc = required(c"key", ArgKind::Key);
+const KEYS: ArgDoc = ArgDoc { name: c"key", kind: ArgKind::Key, token: None, times: Times::Many };
+const TOKEN: ArgDoc = required(c"token", ArgKind::Bytes);
+const TTL: ArgDoc = required(c"freshness", ArgKind::OneOf(TTL_FORMS));
+const STALE: ArgDoc = option(c"stale-ms", c"STALE", ArgKind::Integer);
+const COUNT: ArgDoc = option(c"count", c"COUNT", ArgKind::Integer);
+const META: ArgDoc = option(c"meta", c"META", ArgKind::Token);
 
-const TTL: &[ArgDoc] = &[
+const TTL_FORMS: &[ArgDoc] = &[
     required(c"ttl-ms", ArgKind::Integer),
-    ArgDoc { name: c"unix-ms", kind: ArgKind::UnixTime, token: Some(c"PXAT"), optional: false },
-    ArgDoc { name: c"persist", kind: ArgKind::Token, token: Some(c"PERSIST"), optional: false },
+    word(c"unix-ms", c"PXAT", ArgKind::UnixTime),
+    word(c"persist", c"PERSIST", ArgKind::Token),
 ];
+const WAIT: ArgDoc = option(c"wait-ms", c"WAIT", ArgKind::Integer);
+const LEASE: ArgDoc = option(c"lease-ms", c"LEASE", ArgKind::Integer);
+const EARLY: ArgDoc = option(c"beta", c"EARLY", ArgKind::Float);
+const MAXSTALE: ArgDoc = option(c"stale-ms-max", c"MAXSTALE", ArgKind::Integer);
+const BIND: ArgDoc = option(c"bind", c"BIND", ArgKind::Token);
+
+/// Granting a lease changes no data, so reads are not `write`: hits are served while the server
+/// refuses writes. They are not `readonly` either: a client that waited must not believe that it
+/// tracks the key, and routers must not send misses to replicas.
+const READS: &CStr = c"may-replicate fast blocking";
+/// What holders do changes no data.
+const HOLDS: &CStr = c"may-replicate fast";
 
 /// Every command of the module.
 pub static COMMANDS: &[Command] = &[
     Command {
         name: c"cache.getsm",
-        enter: entry_point(cache::getsm),
+        enter: entry_point(read::getsm),
         arity: -2,
-        flags: c"may-replicate fast blocking",
+        flags: READS,
         categories: c"read fast blocking",
         keys: Keys::First(Access::ReadWrite),
         summary: c"Returns the value, or nil with the lease to regenerate it; waits while another caller does.",
         complexity: c"O(1) for a hit, O(log N) with N leases and waiters otherwise",
         since: c"0.1.0",
-        args: &[KEY, option(c"wait-ms", c"WAIT", ArgKind::Integer), option(c"lease-ms", c"LEASE", ArgKind::Integer)],
+        args: &[KEY, WAIT, LEASE, EARLY, MAXSTALE, BIND, META],
+    },
+    Command {
+        name: c"cache.mgetsm",
+        enter: entry_point(read::mgetsm),
+        arity: -3,
+        flags: READS,
+        categories: c"read blocking",
+        keys: Keys::Counted(Access::ReadWrite),
+        summary: c"Returns a row for each key; waits while all that is missing is regenerated by others.",
+        complexity: c"O(K) for K keys, each as with CACHE.GETSM",
+        since: c"0.1.0",
+        args: &[required(c"numkeys", ArgKind::Integer), KEYS, WAIT, LEASE, EARLY, MAXSTALE, BIND],
+    },
+    Command {
+        name: c"cache.get",
+        enter: entry_point(read::get),
+        arity: -2,
+        flags: c"readonly fast",
+        categories: c"read fast",
+        keys: Keys::First(Access::Read),
+        summary: c"Returns the value while it is fresh or stale, else nil; never takes a lease, never waits.",
+        complexity: c"O(1)",
+        since: c"0.1.0",
+        args: &[KEY, META],
     },
     Command {
         name: c"cache.setsm",
-        enter: entry_point(cache::setsm),
+        enter: entry_point(write::setsm),
         arity: -4,
         flags: c"write deny-oom fast",
         categories: c"write fast",
@@ -120,10 +189,101 @@ pub static COMMANDS: &[Command] = &[
         args: &[
             KEY,
             required(c"value", ArgKind::Bytes),
-            required(c"freshness", ArgKind::OneOf(TTL)),
-            option(c"stale-ms", c"STALE", ArgKind::Integer),
+            TTL,
+            STALE,
+            option(c"token", c"TOKEN", ArgKind::Bytes),
             option(c"version", c"VERSION", ArgKind::Integer),
+            option(c"jitter-percent", c"JITTER", ArgKind::Integer),
             option(c"cost-ms", c"COST", ArgKind::Integer),
         ],
+    },
+    Command {
+        name: c"cache.touch",
+        enter: entry_point(write::touch),
+        arity: -3,
+        flags: c"write fast",
+        categories: c"write fast",
+        keys: Keys::First(Access::ReadWrite),
+        summary: c"Re-arms an entry without sending its value, ends its lease and answers its waiters.",
+        complexity: c"O(1)",
+        since: c"0.1.0",
+        args: &[KEY, TTL, STALE, option(c"token", c"TOKEN", ArgKind::Bytes)],
+    },
+    Command {
+        name: c"cache.del",
+        enter: entry_point(write::del),
+        arity: -2,
+        flags: c"write fast",
+        categories: c"write fast",
+        keys: Keys::All(Access::Delete),
+        summary: c"Deletes entries and voids the leases on them, whether they exist or not.",
+        complexity: c"O(K) for K keys",
+        since: c"0.1.0",
+        args: &[KEYS],
+    },
+    Command {
+        name: c"cache.renew",
+        enter: entry_point(lease::renew),
+        arity: 4,
+        flags: HOLDS,
+        categories: c"write fast",
+        keys: Keys::First(Access::ReadWrite),
+        summary: c"Lets a lease last longer, if it is still the caller's.",
+        complexity: c"O(log N) with N leases and waiters",
+        since: c"0.1.0",
+        args: &[KEY, TOKEN, required(c"ms", ArgKind::Integer)],
+    },
+    Command {
+        name: c"cache.release",
+        enter: entry_point(lease::release),
+        arity: 3,
+        flags: HOLDS,
+        categories: c"write fast",
+        keys: Keys::First(Access::ReadWrite),
+        summary: c"Gives a lease up: the oldest waiter takes over.",
+        complexity: c"O(log N) with N leases and waiters",
+        since: c"0.1.0",
+        args: &[KEY, TOKEN],
+    },
+    Command {
+        name: c"cache.fail",
+        enter: entry_point(lease::fail),
+        arity: -3,
+        flags: HOLDS,
+        categories: c"write fast",
+        keys: Keys::First(Access::ReadWrite),
+        summary: c"Reports that the origin failed: waiters are told, and nobody is granted the lease for a while.",
+        complexity: c"O(log N) with N leases and waiters",
+        since: c"0.1.0",
+        args: &[
+            KEY,
+            TOKEN,
+            option(c"retry-ms", c"RETRY", ArgKind::Integer),
+            option(c"text", c"MESSAGE", ArgKind::Bytes),
+        ],
+    },
+    Command {
+        name: c"cache.inspect",
+        enter: entry_point(admin::inspect),
+        arity: 2,
+        flags: c"readonly fast",
+        categories: c"read fast",
+        keys: Keys::First(Access::Read),
+        summary: c"Describes an entry and the lease on its key.",
+        complexity: c"O(size of the value)",
+        since: c"0.1.0",
+        args: &[KEY],
+    },
+    Command {
+        name: c"cache.leases",
+        enter: entry_point(admin::leases),
+        arity: -1,
+        flags: c"readonly",
+        categories: c"read slow",
+        keys: Keys::None,
+        summary: c"Lists the leases that are out, those with the most waiters first.",
+        complexity: c"O(N log N) with N leases",
+        since: c"0.1.0",
+        args: &[COUNT],
     },
 ];

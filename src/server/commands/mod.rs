@@ -1,3 +1,7 @@
 //! What each command does, one file a family. A handler parses, asks the engine, commits, replies.
 
-pub mod cache;
+pub mod admin;
+pub mod lease;
+pub mod look;
+pub mod read;
+pub mod write;

@@ -5,10 +5,11 @@
 //! through [`Ctx::release`]; the timeout callback exists only so that `CLIENT UNBLOCK` works.
 
 use super::context::Ctx;
-use super::entry_point::guarded;
+use super::entry_point::{answer_command, function, guarded, ArgVec};
 use super::OK;
 use crate::engine::outbox::Answer;
 use crate::server::blocked;
+use crate::server::error::Error;
 use redis_module::raw;
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -23,11 +24,17 @@ struct Delivery {
     heard: Cell<bool>,
 }
 
+/// Answers a connection that waited, in the form its command asked for.
+pub trait Tell: Fn(Ctx<'_>, ArgVec<'_>, &Answer) -> Result<(), Error> + Copy + 'static {}
+
+impl<T: Fn(Ctx<'_>, ArgVec<'_>, &Answer) -> Result<(), Error> + Copy + 'static> Tell for T {}
+
 impl Ctx<'_> {
-    /// Parks the caller; `None` if it cannot be parked, and then nothing was answered.
+    /// Parks the caller, to be answered by `tell`; `None` if it cannot be parked, and then nothing
+    /// was answered.
     #[must_use]
-    pub fn park(self) -> Option<Parked> {
-        let parked = call!(RedisModule_BlockClient(self.raw, Some(reply), Some(unblock), Some(release), 0));
+    pub fn park<T: Tell>(self, _tell: T) -> Option<Parked> {
+        let parked = call!(RedisModule_BlockClient(self.raw, Some(reply::<T>), Some(unblock::<T>), Some(release), 0));
         if parked.is_null() {
             return None;
         }
@@ -51,31 +58,33 @@ impl Parked {
 }
 
 /// The server is ready to write the answer.
-unsafe extern "C" fn reply(
+unsafe extern "C" fn reply<T: Tell>(
     ctx: *mut raw::RedisModuleCtx,
-    _argv: *mut *mut raw::RedisModuleString,
-    _argc: c_int,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
 ) -> c_int {
-    guarded(OK, || {
-        let data: *const Delivery = call!(RedisModule_GetBlockedClientPrivateData(ctx)).cast_const().cast();
-        // SAFETY: the private data of a client unblocked with an answer is a `Delivery`, freed by
-        // `release` after this.
-        if let Some(delivery) = unsafe { data.as_ref() } {
-            delivery.heard.set(true);
-            blocked::deliver(Ctx::new(ctx), &delivery.answer);
-        }
-        OK
-    })
+    let data: *const Delivery = call!(RedisModule_GetBlockedClientPrivateData(ctx)).cast_const().cast();
+    // SAFETY: the private data of a client unblocked with an answer is a `Delivery`, freed by
+    // `release` after this.
+    if let Some(delivery) = unsafe { data.as_ref() } {
+        delivery.heard.set(true);
+        let tell = function::<T>();
+        // SAFETY: the server passes the arguments of the command that waited.
+        unsafe { answer_command(ctx, argv, argc, |ctx, args| tell(ctx, args, &delivery.answer)) };
+    }
+    OK
 }
 
 /// `CLIENT UNBLOCK id TIMEOUT` for a connection that is still parked.
-unsafe extern "C" fn unblock(
+unsafe extern "C" fn unblock<T: Tell>(
     ctx: *mut raw::RedisModuleCtx,
-    _argv: *mut *mut raw::RedisModuleString,
-    _argc: c_int,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
 ) -> c_int {
     let parked = Parked(call!(RedisModule_GetBlockedClientHandle(ctx)));
-    guarded((), || blocked::unblocked(Ctx::new(ctx), parked));
+    let tell = function::<T>();
+    // SAFETY: the server passes the arguments of the command that waited.
+    unsafe { answer_command(ctx, argv, argc, |ctx, args| tell(ctx, args, &blocked::unblocked(ctx, parked))) };
     parked.let_go();
     OK
 }

@@ -151,6 +151,19 @@ impl<'c> Ctx<'c> {
         call!(RedisModule_ReplyWithLongLong(self.raw, n));
     }
 
+    /// Answers with a number that may exceed an integer's range, and then is told as digits.
+    pub fn reply_unsigned(self, n: u64) {
+        match i64::try_from(n) {
+            Ok(n) => self.reply_integer(n),
+            Err(_) => self.reply_bytes(n.to_string().as_bytes()),
+        }
+    }
+
+    /// Begins a map of `len` pairs; in RESP2 an array of twice as many elements.
+    pub fn reply_map(self, len: usize) {
+        call!(RedisModule_ReplyWithMap(self.raw, c_long::try_from(len).unwrap_or(0)));
+    }
+
     /// Begins an array of `len` elements.
     pub fn reply_array(self, len: usize) {
         call!(RedisModule_ReplyWithArray(self.raw, c_long::try_from(len).unwrap_or(0)));
@@ -167,6 +180,14 @@ impl<'c> Ctx<'c> {
     pub fn notify_deleted(self, key: Arg<'_>) {
         let class = raw::REDISMODULE_NOTIFY_GENERIC;
         call!(RedisModule_NotifyKeyspaceEvent(self.raw, class, c"del".as_ptr(), key.raw));
+    }
+
+    /// Sends `command key value PXAT at` to replicas and the AOF: [`Self::replicate`] for the form
+    /// that most writes have, without building a list.
+    pub fn replicate_pxat(self, command: &'static CStr, key: Arg<'_>, value: Arg<'_>, at: u64) {
+        let (name, form, at) = (command.as_ptr(), c"sscl".as_ptr(), i64::try_from(at).unwrap_or(i64::MAX));
+        let done = call!(RedisModule_Replicate(self.raw, name, form, key.raw, value.raw, c"PXAT".as_ptr(), at));
+        assert!(done == OK, "the server refused to replicate {command:?}");
     }
 
     /// Sends `command` with `args` to replicas and the AOF, in the caller's database.

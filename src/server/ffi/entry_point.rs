@@ -42,11 +42,9 @@ pub const fn entry_point<H>(_handler: H) -> EntryPoint
 where
     H: Fn(Ctx<'_>, ArgVec<'_>) -> Result<(), Error> + Copy + 'static,
 {
-    assert!(size_of::<H>() == 0, "a handler is a function, not a closure with state");
     run_command::<H>
 }
 
-/// Runs a command under the guard; every path answers exactly once.
 unsafe extern "C" fn run_command<H>(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
@@ -55,13 +53,33 @@ unsafe extern "C" fn run_command<H>(
 where
     H: Fn(Ctx<'_>, ArgVec<'_>) -> Result<(), Error> + Copy + 'static,
 {
-    // SAFETY: `H` is the type of a function: it has one value and no size, and one was shown to
-    // `entry_point`.
-    let handler = unsafe { std::ptr::NonNull::<H>::dangling().as_ref() };
     // SAFETY: the server passes the `argc` arguments of a running command.
+    unsafe { answer_command(ctx, argv, argc, function::<H>()) };
+    super::OK
+}
+
+/// The function of which `F` is the type: what C calls cannot carry it along.
+pub(super) fn function<F: Copy + 'static>() -> F {
+    const { assert!(size_of::<F>() == 0, "a function, not a closure with state") };
+    // SAFETY: the type of a function has one value, of no size.
+    unsafe { std::ptr::NonNull::<F>::dangling().read() }
+}
+
+/// Answers a command under the guard; every path answers exactly once.
+///
+/// # Safety
+/// `argv[..argc]` are the arguments of the command.
+#[inline(always)]
+pub(super) unsafe fn answer_command(
+    ctx: *mut raw::RedisModuleCtx,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
+    answer: impl FnOnce(Ctx<'_>, ArgVec<'_>) -> Result<(), Error>,
+) {
+    // SAFETY: the caller's promise.
     let args = ArgVec(unsafe { std::slice::from_raw_parts(argv, argc as usize) });
     let ctx = Ctx::new(ctx);
-    match catch_unwind(AssertUnwindSafe(|| handler(ctx, args))) {
+    match catch_unwind(AssertUnwindSafe(|| answer(ctx, args))) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => error.reply(ctx),
         Err(_) => {
@@ -69,7 +87,6 @@ where
             Error::Internal.reply(ctx);
         }
     }
-    super::OK
 }
 
 /// Runs any other callback under the guard; after a panic it answers `otherwise`.

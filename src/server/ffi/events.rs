@@ -5,6 +5,8 @@ use super::context::Ctx;
 use super::entry_point::guarded;
 use super::OK;
 use crate::engine::outbox::Answer;
+use crate::engine::waiters::ClientId;
+use crate::server::blocked;
 use crate::server::pump;
 use crate::server::state::STATE;
 use redis_module::raw;
@@ -36,6 +38,7 @@ pub fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
     hear(ctx, raw::REDISMODULE_EVENT_FLUSHDB, Some(flushed))
         && hear(ctx, raw::REDISMODULE_EVENT_SWAPDB, Some(swapped))
         && hear(ctx, raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, Some(role_changed))
+        && hear(ctx, raw::REDISMODULE_EVENT_CLIENT_CHANGE, Some(client_changed))
 }
 
 /// Begins or ends the calls of [`pump::before_sleep`]. Only from a timer: the server's list of
@@ -109,6 +112,21 @@ unsafe extern "C" fn sleeps(
     guarded((), || {
         if stage == raw::REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP {
             pump::before_sleep(Ctx::new(ctx));
+        }
+    });
+}
+
+unsafe extern "C" fn client_changed(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    change: u64,
+    data: *mut c_void,
+) {
+    guarded((), || {
+        // SAFETY: the server passes this structure with this event.
+        let client = unsafe { &*data.cast::<raw::RedisModuleClientInfo>() };
+        if change == raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED {
+            blocked::closed(Ctx::new(ctx), ClientId(client.id));
         }
     });
 }

@@ -1,12 +1,13 @@
 //! An open key of the keyspace.
 //!
-//! A key opened for writing counts as modified when it is closed, changed or not: it aborts WATCH
-//! and invalidates client-side caches. So keys are opened for writing only by what is about to
-//! write.
+//! By default a key opened for writing counts as modified when it is closed, changed or not: that
+//! aborts WATCH and invalidates client-side caches. The module asks the server not to, and says
+//! itself what it modified ([`Ctx::signal_modified`]), so that a command which finds that it may
+//! not write has changed nothing.
 
 use super::context::{bytes_of, Arg, Ctx};
 use super::{types, OK};
-use crate::engine::entry::Entry;
+use crate::engine::entry::{Entry, Meta};
 use crate::engine::time::UnixMillis;
 use redis_module::raw;
 use std::ffi::{c_int, c_void};
@@ -38,11 +39,24 @@ impl<'c> Ctx<'c> {
         (!raw.is_null()).then_some(Key { raw: raw.cast(), ctx: self })
     }
 
+    /// As [`Self::open_read`], without counting as a use of the key.
+    #[must_use]
+    pub fn open_quietly(self, name: Arg<'_>) -> Option<Key<'c>> {
+        let mode = (raw::REDISMODULE_READ | raw::REDISMODULE_OPEN_KEY_NOTOUCH) as c_int;
+        let raw = call!(RedisModule_OpenKey(self.raw, name.raw, mode));
+        (!raw.is_null()).then_some(Key { raw: raw.cast(), ctx: self })
+    }
+
     /// Opens `name` for writing, whether it exists or not.
     #[must_use]
     pub fn open_write(self, name: Arg<'_>) -> Key<'c> {
         let mode = (raw::REDISMODULE_READ | raw::REDISMODULE_WRITE) as c_int;
         Key { raw: call!(RedisModule_OpenKey(self.raw, name.raw, mode)).cast(), ctx: self }
+    }
+
+    /// Aborts WATCH on `name` and invalidates client-side caches of it.
+    pub fn signal_modified(self, name: Arg<'_>) {
+        call!(RedisModule_SignalModifiedKey(self.raw, name.raw));
     }
 
     /// Runs `look` on the key `name` of database `db`, from outside a command.
@@ -101,8 +115,10 @@ impl Key<'_> {
         }
     }
 
+    /// The entry under the key, if that is what it holds.
     #[inline]
-    fn entry(&self) -> Option<&Entry> {
+    #[must_use]
+    pub fn entry(&self) -> Option<&Entry> {
         if call!(RedisModule_ModuleTypeGetType(self.raw)) != types::cached() {
             return None;
         }
@@ -123,6 +139,15 @@ impl Key<'_> {
         let value: *mut c_void = Box::into_raw(Box::new(entry)).cast();
         let done = call!(RedisModule_ModuleTypeSetValue(self.raw, types::cached(), value));
         assert!(done == OK, "the server refused a value");
+    }
+
+    /// Changes what the entry under the key carries; nothing where there is none.
+    pub fn set_meta(&mut self, meta: Meta) {
+        if self.entry().is_some() {
+            let value: *mut Entry = call!(RedisModule_ModuleTypeGetValue(self.raw)).cast();
+            // SAFETY: as in `entry`; `&mut self` makes this the only reference.
+            unsafe { (*value).meta = meta };
+        }
     }
 
     /// When the key goes; `None`: never.

@@ -8,10 +8,11 @@ use super::{events, types, OK};
 use crate::server::config::{self, Setting};
 use crate::server::info;
 use crate::server::state::STATE;
-use crate::server::table::{Access, ArgDoc, ArgKind, Command, Keys, COMMANDS};
+use crate::server::table::{Access, ArgDoc, ArgKind, Command, Keys, Times, COMMANDS};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_longlong, c_void, CString};
 use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 const MODULE_NAME: &std::ffi::CStr = c"cacheguard";
 const MODULE_VERSION: c_int = 1;
@@ -56,7 +57,9 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     if !has!(RedisModule_SetCommandInfo) || !has!(RedisModule_LoadConfigs) {
         return Err("the server is too old: Redis 7.0 or Valkey 7.2 is needed".to_owned());
     }
-    call!(RedisModule_SetModuleOptions(ctx, raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS as c_int));
+    // Keys count as modified when `keyspace` says so, not whenever they were open for writing.
+    let options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
+    call!(RedisModule_SetModuleOptions(ctx, options as c_int));
     config::load_arguments(argv.iter().map(|arg| bytes_of(*arg)))?;
     accept(types::register(ctx), "the type cg-cached")?;
     let in_cluster = Ctx::new(ctx).situation().is_cluster();
@@ -69,6 +72,7 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     for setting in config::SETTINGS {
         accept(register_setting(ctx, setting), &setting.name.to_string_lossy())?;
     }
+    accept(register_early_beta(ctx), "early-beta")?;
     accept(call!(RedisModule_LoadConfigs(ctx)) == OK, "the configuration")?;
     accept(call!(RedisModule_RegisterInfoFunc(ctx, Some(inform))) == OK, "INFO")?;
     accept(events::subscribe(ctx), "server events")
@@ -79,13 +83,19 @@ fn accept(accepted: bool, what: &str) -> Result<(), String> {
 }
 
 fn register_command(ctx: *mut raw::RedisModuleCtx, row: &Command, category: bool) -> bool {
-    let Keys::First(access) = row.keys;
     let (name, flags) = (row.name.as_ptr(), row.flags.as_ptr());
-    if call!(RedisModule_CreateCommand(ctx, name, Some(row.enter), flags, 1, 1, 1)) != OK {
+    let (first, last, step) = match row.keys {
+        Keys::None => (0, 0, 0),
+        Keys::First(_) => (1, 1, 1),
+        Keys::All(_) => (1, -1, 1),
+        // Beyond this old form; the key specification below says it.
+        Keys::Counted(_) => (0, 0, 0),
+    };
+    if call!(RedisModule_CreateCommand(ctx, name, Some(row.enter), flags, first, last, step)) != OK {
         return false;
     }
     let command = call!(RedisModule_GetCommand(ctx, name));
-    if command.is_null() || !describe(command, row, access) {
+    if command.is_null() || !describe(command, row) {
         return false;
     }
     // Redis 7.0 does not know categories of modules' commands, 7.2 none of a module's own.
@@ -110,24 +120,11 @@ struct InfoVersion(raw::RedisModuleCommandInfoVersion);
 unsafe impl Sync for InfoVersion {}
 
 /// Tells the server the arity, keys and documentation of a command. It copies what it is given.
-fn describe(command: *mut raw::RedisModuleCommand, row: &Command, access: Access) -> bool {
-    let flags = match access {
-        Access::ReadWrite => {
-            raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_ACCESS | raw::REDISMODULE_CMD_KEY_UPDATE
-        }
-        Access::Overwrite => raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
-    };
+fn describe(command: *mut raw::RedisModuleCommand, row: &Command) -> bool {
     // SAFETY: all fields of this plain structure may be zero; a zeroed one ends the list.
     let mut specs: [raw::RedisModuleCommandKeySpec; 2] = unsafe { std::mem::zeroed() };
     let [spec, _] = &mut specs;
-    spec.flags = flags.into();
-    spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
-    spec.bs.index.pos = 1;
-    spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
-    spec.fk.range.lastkey = 0;
-    spec.fk.range.keystep = 1;
-    spec.fk.range.limit = 0;
-
+    specify_keys(spec, row.keys);
     let mut nested = Vec::new();
     let mut args = arguments(row.args, &mut nested);
     // SAFETY: all fields of this plain structure may be zero.
@@ -137,9 +134,36 @@ fn describe(command: *mut raw::RedisModuleCommand, row: &Command, access: Access
     info.complexity = row.complexity.as_ptr();
     info.since = row.since.as_ptr();
     info.arity = row.arity;
-    info.key_specs = specs.as_mut_ptr();
+    info.key_specs = if matches!(row.keys, Keys::None) { null_mut() } else { specs.as_mut_ptr() };
     info.args = args.as_mut_ptr();
     call!(RedisModule_SetCommandInfo(command, &info)) == OK
+}
+
+/// Says where the keys are and what is done to them.
+fn specify_keys(spec: &mut raw::RedisModuleCommandKeySpec, keys: Keys) {
+    let (Keys::First(access) | Keys::All(access) | Keys::Counted(access)) = keys else { return };
+    let flags = match access {
+        Access::Read => raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
+        Access::ReadWrite => {
+            raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_ACCESS | raw::REDISMODULE_CMD_KEY_UPDATE
+        }
+        Access::Overwrite => raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
+        Access::Delete => raw::REDISMODULE_CMD_KEY_RM | raw::REDISMODULE_CMD_KEY_DELETE,
+    };
+    spec.flags = flags.into();
+    spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
+    spec.bs.index.pos = 1;
+    if let Keys::Counted(_) = keys {
+        spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
+        spec.fk.keynum.keynumidx = 0;
+        spec.fk.keynum.firstkey = 1;
+        spec.fk.keynum.keystep = 1;
+        return;
+    }
+    spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
+    spec.fk.range.lastkey = if matches!(keys, Keys::All(_)) { -1 } else { 0 };
+    spec.fk.range.keystep = 1;
+    spec.fk.range.limit = 0;
 }
 
 /// The server's form of a list of arguments, ended by a zeroed one. `nested` keeps inner lists
@@ -159,6 +183,7 @@ fn arguments(docs: &[ArgDoc], nested: &mut Vec<Vec<raw::RedisModuleCommandArg>>)
                 ArgKind::Key => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY,
                 ArgKind::Bytes => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
                 ArgKind::Integer => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_INTEGER,
+                ArgKind::Float => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_DOUBLE,
                 ArgKind::UnixTime => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_UNIX_TIME,
                 ArgKind::Token => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_PURE_TOKEN,
                 ArgKind::OneOf(_) => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_ONEOF,
@@ -167,8 +192,11 @@ fn arguments(docs: &[ArgDoc], nested: &mut Vec<Vec<raw::RedisModuleCommandArg>>)
             token: doc.token.map_or(null(), |token| token.as_ptr()),
             summary: null(),
             since: null(),
-            flags: if doc.optional { raw::REDISMODULE_CMD_ARG_OPTIONAL } else { raw::REDISMODULE_CMD_ARG_NONE }
-                as c_int,
+            flags: match doc.times {
+                Times::Once => raw::REDISMODULE_CMD_ARG_NONE,
+                Times::Optional => raw::REDISMODULE_CMD_ARG_OPTIONAL,
+                Times::Many => raw::REDISMODULE_CMD_ARG_MULTIPLE,
+            } as c_int,
             deprecated_since: null(),
             subargs,
             display_text: null(),
@@ -213,6 +241,51 @@ unsafe extern "C" fn set_setting(
     let setting = unsafe { &*privdata.cast::<Setting>() };
     setting.set(value);
     OK
+}
+
+/// A number with a fraction is a string to the server. The string it is shown must outlive the
+/// call, so one is kept.
+static EARLY_BETA_SHOWN: AtomicPtr<raw::RedisModuleString> = AtomicPtr::new(null_mut());
+
+fn register_early_beta(ctx: *mut raw::RedisModuleCtx) -> bool {
+    let default = CString::new(config::early_beta().to_string()).unwrap_or_default();
+    let done = call!(RedisModule_RegisterStringConfig(
+        ctx,
+        config::EARLY_BETA_NAME.as_ptr(),
+        default.as_ptr(),
+        raw::REDISMODULE_CONFIG_DEFAULT,
+        Some(get_early_beta),
+        Some(set_early_beta),
+        None,
+        null_mut()
+    ));
+    done == OK
+}
+
+unsafe extern "C" fn get_early_beta(_name: *const c_char, _privdata: *mut c_void) -> *mut raw::RedisModuleString {
+    let text = config::early_beta().to_string();
+    let string = call!(RedisModule_CreateString(null_mut(), text.as_ptr().cast(), text.len()));
+    let previous = EARLY_BETA_SHOWN.swap(string, Relaxed);
+    if !previous.is_null() {
+        call!(RedisModule_FreeString(null_mut(), previous));
+    }
+    string
+}
+
+unsafe extern "C" fn set_early_beta(
+    _name: *const c_char,
+    value: *mut raw::RedisModuleString,
+    _privdata: *mut c_void,
+    error: *mut *mut raw::RedisModuleString,
+) -> c_int {
+    if config::set_early_beta(bytes_of(value)) {
+        return OK;
+    }
+    let text = "early-beta must be a number of at least 0";
+    let message = call!(RedisModule_CreateString(null_mut(), text.as_ptr().cast(), text.len()));
+    // SAFETY: the server passes a place for the message, and frees it.
+    unsafe { *error = message };
+    ERR
 }
 
 unsafe extern "C" fn inform(ctx: *mut raw::RedisModuleInfoCtx, crash_report: c_int) {

@@ -1,0 +1,212 @@
+//! `CACHE.SETSM`, `CACHE.TOUCH` and `CACHE.DEL`: what changes entries.
+
+use super::look::{look, Sight};
+use crate::engine::entry::Meta;
+use crate::engine::freshness::{jittered, JITTER_PERCENT_MAX};
+use crate::engine::lease::{Served, Token};
+use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
+use crate::engine::waiters::DbId;
+use crate::server::args::{Args, Word};
+use crate::server::error::Error;
+use crate::server::ffi::context::{mono_now, unix_now, Arg, Ctx};
+use crate::server::ffi::entry_point::ArgVec;
+use crate::server::ffi::key::Holds;
+use crate::server::keyspace::{self, FreshUntil};
+use crate::server::state::STATE;
+use crate::server::{config, info, pump};
+
+/// The latest `PXAT`: later ones could not have a stale period added.
+const UNIX_MS_MAX: u64 = i64::MAX as u64 / 2;
+
+/// What a caller says beside value and TTL.
+#[derive(Clone, Copy, Default)]
+struct Given<'c> {
+    stale_ms: Option<u64>,
+    token: Option<Arg<'c>>,
+    version: Option<u64>,
+    jitter_percent: Option<u64>,
+    cost_ms: Option<u64>,
+}
+
+impl<'c> Given<'c> {
+    fn parse(args: &mut Args<'c>) -> Result<Self, Error> {
+        let mut given = Self::default();
+        while let Some(word) = args.option() {
+            match word.as_bytes() {
+                b"STALE" => args.integer_once(&mut given.stale_ms, "STALE", 0, DURATION_MS_MAX)?,
+                b"TOKEN" => args.once(&mut given.token, "TOKEN")?,
+                b"VERSION" => args.integer_once(&mut given.version, "VERSION", 0, u64::MAX)?,
+                b"JITTER" => args.integer_once(&mut given.jitter_percent, "JITTER", 0, JITTER_PERCENT_MAX)?,
+                b"COST" => args.integer_once(&mut given.cost_ms, "COST", 0, DURATION_MS_MAX)?,
+                _ => return Err(args.unknown()),
+            }
+        }
+        Ok(given)
+    }
+}
+
+/// The `ttl` argument: a duration, or one of the absolute forms that replication and the AOF use.
+#[derive(Clone, Copy)]
+enum Ttl {
+    Lasts(u64),
+    Absolute(FreshUntil),
+}
+
+impl Ttl {
+    fn parse(args: &mut Args<'_>) -> Result<Self, Error> {
+        match Word::new(args.peek("ttl")?.bytes()).as_bytes() {
+            b"PXAT" => {
+                args.next("ttl")?;
+                let at = args.integer("PXAT", 1, UNIX_MS_MAX)?;
+                Ok(Self::Absolute(FreshUntil::At(UnixMillis(at))))
+            }
+            b"PERSIST" => {
+                args.next("ttl")?;
+                Ok(Self::Absolute(FreshUntil::Forever))
+            }
+            _ => Ok(Self::Lasts(args.integer("ttl", 1, DURATION_MS_MAX)?)),
+        }
+    }
+
+    /// When freshness ends, with the jitter that was asked for or is configured.
+    fn fresh_until(self, jitter_percent: Option<u64>, now: UnixMillis) -> Result<FreshUntil, Error> {
+        match (self, jitter_percent) {
+            (Self::Absolute(_), Some(_)) => Err(Error::Contradiction("JITTER", "PXAT or PERSIST")),
+            (Self::Absolute(fresh), None) => Ok(fresh),
+            (Self::Lasts(ttl_ms), percent) => {
+                let percent = percent.unwrap_or_else(|| config::JITTER_PERCENT.get());
+                let ttl_ms = if percent == 0 { ttl_ms } else { jittered(ttl_ms, percent, rand::random()) };
+                Ok(FreshUntil::At(now.after(ttl_ms)))
+            }
+        }
+    }
+}
+
+/// `CACHE.SETSM key value ttl|PXAT unix-ms|PERSIST [STALE ms] [TOKEN token] [VERSION n]
+/// [JITTER percent] [COST ms]`
+pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
+    let mut args = Args::new(argv);
+    let (name, value) = (args.next("key")?, args.next("value")?);
+    let ttl = Ttl::parse(&mut args)?;
+    let given = Given::parse(&mut args)?;
+    let now = unix_now();
+    let fresh = ttl.fresh_until(given.jitter_percent, now)?;
+
+    let db = ctx.db();
+    pump::resolve_doubt(ctx, db, name.bytes());
+    let mut key = ctx.open_write(name);
+    let held = match key.holds() {
+        Holds::Entry(entry) => Some(entry.meta),
+        Holds::Other => return Err(Error::WrongType),
+        Holds::Nothing | Holds::String => None,
+    };
+    let superseded = given.version.is_some_and(|version| held.is_some_and(|held| held.version > version));
+    if superseded || !may_write(db, name, given.token) {
+        info::SETS_REFUSED.add_one();
+        ctx.reply_nil();
+        return Ok(());
+    }
+    let cost_ms = given.cost_ms.or_else(|| measured_cost(db, name)).or(held.map(|held| held.cost_ms.into()));
+    let meta = Meta {
+        stale_ms: given.stale_ms.unwrap_or(0),
+        version: given.version.unwrap_or(0),
+        cost_ms: cost_ms.map_or(0, |ms| u32::try_from(ms).unwrap_or(u32::MAX)),
+    };
+    if is_over(ctx, fresh, meta.stale_ms, now) {
+        drop(key);
+        keyspace::delete(ctx, &[name]);
+    } else {
+        keyspace::store(ctx, &mut key, name, value, meta, fresh);
+        drop(key);
+    }
+    info::SETS.add_one();
+    settle(ctx, db, name, || Served { value: value.bytes().into(), fresh_until: fresh.instant() });
+    ctx.reply_status(c"OK");
+    Ok(())
+}
+
+/// How long the regeneration took that this write ends, in milliseconds.
+fn measured_cost(db: DbId, name: Arg<'_>) -> Option<u64> {
+    if STATE.with(|state| state.book.leases() == 0) {
+        return None;
+    }
+    let now = mono_now();
+    STATE.with(|state| state.book.cost_ms(db, name.bytes(), now))
+}
+
+/// True without a token, or with that of the key's lease.
+fn may_write(db: DbId, name: Arg<'_>, token: Option<Arg<'_>>) -> bool {
+    let Some(token) = token else { return true };
+    let now = mono_now();
+    Token::parse(token.bytes()).is_some_and(|token| STATE.with(|state| state.book.holds(db, name.bytes(), token, now)))
+}
+
+/// A value may be served under `name` now: ends its lease and answers its waiters.
+fn settle(ctx: Ctx<'_>, db: DbId, name: Arg<'_>, served: impl FnOnce() -> Served) {
+    if STATE.with(|state| state.book.is_quiet()) {
+        return;
+    }
+    let now = mono_now();
+    STATE.with(|state| state.book.settle(db, name.bytes(), served, now));
+    pump::schedule(ctx);
+}
+
+/// True if an entry would be gone before it is stored, as `PXAT` in the past. A replica and a
+/// server that loads keep it: there the deletion comes from elsewhere.
+fn is_over(ctx: Ctx<'_>, fresh: FreshUntil, stale_ms: u64, now: UnixMillis) -> bool {
+    fresh.instant().is_some_and(|at| at.after(stale_ms) <= now) && !ctx.situation().replays()
+}
+
+/// `CACHE.TOUCH key ttl|PXAT unix-ms|PERSIST [STALE ms] [TOKEN token]`
+pub fn touch(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
+    let mut args = Args::new(argv);
+    let name = args.next("key")?;
+    let ttl = Ttl::parse(&mut args)?;
+    let (mut stale, mut token) = (None, None);
+    while let Some(word) = args.option() {
+        match word.as_bytes() {
+            b"STALE" => args.integer_once(&mut stale, "STALE", 0, DURATION_MS_MAX)?,
+            b"TOKEN" => args.once(&mut token, "TOKEN")?,
+            _ => return Err(args.unknown()),
+        }
+    }
+    let stale_ms = stale.unwrap_or(0);
+    let (db, now) = (ctx.db(), unix_now());
+    // The configured jitter is for regenerated values; a caller that touches says what it means.
+    let fresh = ttl.fresh_until(matches!(ttl, Ttl::Lasts(_)).then_some(0), now)?;
+    pump::resolve_doubt(ctx, db, name.bytes());
+    let sight = look(ctx, name)?;
+    let Some(Sight { value, meta, .. }) = sight.filter(|_| may_write(db, name, token)) else {
+        ctx.reply_integer(0);
+        return Ok(());
+    };
+    let mut key = ctx.open_write(name);
+    if is_over(ctx, fresh, stale_ms, now) {
+        drop(key);
+        keyspace::delete(ctx, &[name]);
+    } else {
+        keyspace::touch(ctx, &mut key, name, &value, Meta { stale_ms, ..meta }, fresh);
+        drop(key);
+    }
+    settle(ctx, db, name, || Served { value, fresh_until: fresh.instant() });
+    ctx.reply_integer(1);
+    Ok(())
+}
+
+/// `CACHE.DEL key [key ...]`
+pub fn del(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
+    let names: Vec<Arg<'_>> = (1..argv.len()).filter_map(|at| argv.get(at)).collect();
+    for name in &names {
+        if ctx.open_read(*name).is_some_and(|key| matches!(key.holds(), Holds::Other)) {
+            return Err(Error::WrongType);
+        }
+    }
+    let db = ctx.db();
+    names.iter().for_each(|name| pump::resolve_doubt(ctx, db, name.bytes()));
+    let deleted = keyspace::delete(ctx, &names);
+    let now = mono_now();
+    STATE.with(|state| names.iter().for_each(|name| state.book.void(db, name.bytes(), now)));
+    pump::schedule(ctx);
+    ctx.reply_integer(i64::try_from(deleted).unwrap_or(i64::MAX));
+    Ok(())
+}

@@ -1,0 +1,294 @@
+"""Nodes of a cluster: redirections, moving entries and slots, and what becomes of those who wait."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from test_rdb import HOUR_MS, SAMPLES, fill, lease, read, waiters
+
+from harness import RawClient, Server, eventually, is_error
+
+SLOTS = 16_384
+CONFIG = {"cluster-enabled": "yes", "cluster-node-timeout": 5_000, "repl-ping-replica-period": 100_000}
+
+
+def slot_of(key: bytes) -> int:
+    """CRC-16/XMODEM of the key, or of the part in braces."""
+    start = key.find(b"{")
+    if start >= 0 and (end := key.find(b"}", start)) > start + 1:
+        key = key[start + 1 : end]
+    crc = 0
+    for byte in key:
+        crc ^= byte << 8
+        for _ in range(8):
+            crc = (crc << 1 ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
+    return crc % SLOTS
+
+
+class Cluster:
+    """Two primaries that share the slots; the second one has a replica."""
+
+    def __init__(self, nodes: list[Server]) -> None:
+        self.nodes = nodes
+        self.first, self.second, self.replica = nodes
+        self.ids = {node: node.call("CLUSTER", "MYID") for node in nodes}
+        self._names = 0
+        for node in nodes[1:]:
+            node.call("CLUSTER", "MEET", "127.0.0.1", self.first.port)
+        self.first.call("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS // 2 - 1)
+        self.second.call("CLUSTER", "ADDSLOTSRANGE", SLOTS // 2, SLOTS - 1)
+        self.until(lambda node: node.call("CLUSTER", "INFO").count(b"cluster_known_nodes:3") == 1)
+        eventually(lambda: self.replica.control().call("CLUSTER", "REPLICATE", self.ids[self.second]) == b"OK", 20)
+        self.replica.primary = self.second
+        self.until(lambda node: b"cluster_state:ok" in node.call("CLUSTER", "INFO"))
+        self.replica.wait_for_sync()
+
+    def until(self, agreed: Callable[[Server], Any]) -> None:
+        for node in self.nodes:
+            eventually(lambda node=node: agreed(node), 20)
+
+    def key_of(self, node: Server) -> bytes:
+        """A name not used before, of a slot of the first or of the second."""
+        while True:
+            self._names += 1
+            name = b"key %d" % self._names
+            if (slot_of(name) < SLOTS // 2) == (node is self.first):
+                return name
+
+    def begin_to_move(self, key: bytes, source: Server, target: Server) -> None:
+        assert target.call("CLUSTER", "SETSLOT", slot_of(key), "IMPORTING", self.ids[source]) == b"OK"
+        assert source.call("CLUSTER", "SETSLOT", slot_of(key), "MIGRATING", self.ids[target]) == b"OK"
+
+    def end_move(self, key: bytes, target: Server) -> None:
+        for node in (target, self.first if target is self.second else self.second):
+            assert node.call("CLUSTER", "SETSLOT", slot_of(key), "NODE", self.ids[target]) == b"OK"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One cluster for all tests of this file: each uses keys, and so slots, of its own."""
+    nodes = [Server(name=f"node {n}", config=CONFIG) for n in range(3)]
+    try:
+        for node in nodes:
+            node.start()
+        yield Cluster(nodes)
+        for node in nodes:
+            node.assert_alive()
+            assert node.stats()["panics"] == 0
+    finally:
+        for node in nodes:
+            node.close()
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left(cluster: Cluster) -> Iterator[None]:
+    yield
+    for node in cluster.nodes:
+        node.close_clients()
+        node.assert_alive()
+
+
+def migrate(source: Server, target: Server, key: bytes, *options: str) -> Any:
+    return source.raw().call("MIGRATE", "127.0.0.1", target.port, key, 0, 10_000, *options)
+
+
+def asking(node: Server, *command: Any) -> Any:
+    """The reply to a command sent as a client does that was redirected with ASK."""
+    return node.raw().pipeline([("ASKING",), command])[1]
+
+
+def test_slots_are_computed_as_by_the_server(cluster: Cluster) -> None:
+    for key in (b"", b"123456789", b"{tag}key", b"{}key", b"\xff\0"):
+        assert cluster.first.call("CLUSTER", "KEYSLOT", key) == slot_of(key)
+
+
+def test_foreign_keys_are_redirected(cluster: Cluster) -> None:
+    key = cluster.key_of(cluster.second)
+    moved = f"MOVED {slot_of(key)} 127.0.0.1:{cluster.second.port}"
+    client = cluster.first.raw()
+    assert client.call("CACHE.GETSM", key) == moved
+    assert client.call("CACHE.SETSM", key, "v", HOUR_MS) == moved
+    replies = client.pipeline([("MULTI",), ("CACHE.GETSM", key), ("EXEC",)])
+    assert replies[1] == moved
+    assert is_error(replies[2], "EXECABORT")
+    script = client.call("EVAL", "return redis.pcall('CACHE.GETSM', ARGV[1])", 0, key)
+    assert is_error(script, "ERR")
+    assert cluster.first.stats()["leases"] == 0
+    assert cluster.second.raw().call("CACHE.SETSM", key, "v", HOUR_MS) == b"OK"
+    assert read(cluster.second.raw(), key) == b"v"
+
+
+def test_two_slots_in_one_transaction_are_refused(cluster: Cluster) -> None:
+    client, keys = cluster.first.raw(), [cluster.key_of(cluster.first) for _ in range(2)]
+    commands = [("MULTI",), *(("CACHE.SETSM", key, "v", HOUR_MS) for key in keys), ("EXEC",)]
+    assert is_error(client.pipeline(commands)[-1], "CROSSSLOT")
+    tagged = [("MULTI",), *(("CACHE.SETSM", b"{%s}%d" % (keys[0], n), "v", HOUR_MS) for n in range(2)), ("EXEC",)]
+    assert client.pipeline(tagged)[-1] == [b"OK", b"OK"]
+
+
+def test_leases_and_waiting_work_on_a_node(cluster: Cluster) -> None:
+    for node in (cluster.first, cluster.second):
+        key = cluster.key_of(node)
+        holder, parked = lease(node, key), waiters(node, key, 3)
+        assert holder.call("CACHE.SETSM", key, "found", HOUR_MS) == b"OK"
+        assert [waiter.recv() for waiter in parked] == [b"found"] * 3
+
+
+def test_a_replica_serves_readers_that_ask_for_it(cluster: Cluster) -> None:
+    hit, stale, missing = (cluster.key_of(cluster.second) for _ in range(3))
+    fill(cluster.second, {hit: (b"v", HOUR_MS, "COST", 5), stale: (b"old", 1, "STALE", HOUR_MS)})
+    cluster.replica.wait_for_sync()
+    assert cluster.replica.digest() == cluster.second.digest()
+    reader = cluster.replica.raw()
+    assert is_error(reader.call("CACHE.GETSM", hit), "MOVED ")
+    assert reader.call("READONLY") == b"OK"
+    assert reader.call("CACHE.GETSM", hit) == b"v"
+    assert reader.call("CACHE.GETSM", stale) == b"old"
+    assert is_error(reader.call("CACHE.GETSM", missing), "READONLY ")
+    assert is_error(reader.call("CACHE.SETSM", hit, "v", HOUR_MS), "MOVED ")
+
+
+def test_migrate_moves_an_entry_with_all_it_has(cluster: Cluster) -> None:
+    one, two = cluster.first, cluster.second
+    tag = cluster.key_of(one)
+    samples = {b"{%s}%d" % (tag, n): args for n, args in enumerate(SAMPLES.values())}
+    fill(one, samples)
+    before = {key: (one.digest_value(key), one.call("PEXPIRETIME", key)) for key in samples}
+    cluster.begin_to_move(tag, one, two)
+    for key in samples:
+        assert migrate(one, two, key) == b"OK"
+        assert migrate(one, two, key) == b"NOKEY"
+        assert is_error(one.raw().call("CACHE.GETSM", key), "ASK ")
+    assert asking(two, "CACHE.GETSM", b"{%s}0" % tag) == b"value"
+    cluster.end_move(tag, two)
+    assert is_error(one.raw().call("CACHE.GETSM", tag), "MOVED ")
+    for key, (digest, ends) in before.items():
+        assert two.digest_value(key) == digest
+        # MIGRATE sends what is left of the TTL, so the time may differ by what it took.
+        assert (ends < 0 and two.call("PEXPIRETIME", key) < 0) or 0 <= two.call("PEXPIRETIME", key) - ends < 5_000
+    cluster.replica.wait_for_sync()
+    assert cluster.replica.digest() == two.digest()
+
+
+@pytest.mark.parametrize("present", ["free", "taken"])
+def test_migrate_keeps_and_replaces_as_told(cluster: Cluster, present: str) -> None:
+    one, two, key = cluster.first, cluster.second, cluster.key_of(cluster.first)
+    fill(one, {key: (b"v", HOUR_MS, "VERSION", 4)})
+    digest = one.digest_value(key)
+    cluster.begin_to_move(key, one, two)
+    if present == "taken":
+        assert asking(two, "CACHE.SETSM", key, "older", HOUR_MS) == b"OK"
+        assert is_error(migrate(one, two, key), "ERR")
+        assert one.digest_value(key) == digest
+    assert migrate(one, two, key, "COPY", "REPLACE") == b"OK"
+    assert one.digest_value(key) == digest
+    assert one.call("DEL", key) == 1
+    cluster.end_move(key, two)
+    assert two.digest_value(key) == digest
+
+
+def test_an_entry_that_is_migrated_answers_who_waits_there(cluster: Cluster) -> None:
+    """A reader redirected with ASK may wait on the target before the entry has come."""
+    one, two, key = cluster.first, cluster.second, cluster.key_of(cluster.first)
+    fill(one, {key: (b"v", HOUR_MS)})
+    cluster.begin_to_move(key, one, two)
+    assert asking(two, "CACHE.GETSM", key, "LEASE", HOUR_MS) is None
+    before = two.stats()["waiters"]
+    waiter = two.raw()
+    assert waiter.call("ASKING") == b"OK"
+    waiter.send("CACHE.GETSM", key, "WAIT", HOUR_MS)
+    eventually(lambda: two.stats()["waiters"] == before + 1)
+    assert migrate(one, two, key) == b"OK"
+    assert waiter.recv() == b"v"
+    cluster.end_move(key, two)
+
+
+def test_while_a_slot_moves_a_wait_ends_at_its_deadline_at_last(cluster: Cluster) -> None:
+    """The key is missing, so the source sends the holder's write on to the target and never sees it."""
+    one, two, key = cluster.first, cluster.second, cluster.key_of(cluster.first)
+    holder = lease(one, key)
+    parked = waiters(one, key, 2, wait_ms=100)
+    cluster.begin_to_move(key, one, two)
+    assert is_error(holder.call("CACHE.SETSM", key, "v", HOUR_MS), "ASK ")
+    assert asking(two, "CACHE.SETSM", key, "v", HOUR_MS) == b"OK"
+    for waiter in parked:
+        answer = waiter.recv()
+        assert is_error(answer, "LEASED ") or is_error(answer, "TRYAGAIN ")
+    cluster.end_move(key, two)
+    eventually(lambda: one.stats()["waiters"] == 0)
+    assert read(two.raw(), key) == b"v"
+
+
+@pytest.mark.parametrize(
+    "lease_ms",
+    [
+        pytest.param(HOUR_MS, id="while it is leased"),
+        pytest.param(
+            300,
+            id="when its lease ends",
+            marks=pytest.mark.xfail(strict=False, reason="the oldest is given a lease that it cannot use any more"),
+        ),
+    ],
+)
+def test_a_waiter_is_sent_on_when_its_slot_has_moved(cluster: Cluster, lease_ms: int) -> None:
+    one, two, key = cluster.first, cluster.second, cluster.key_of(cluster.first)
+    lease(one, key, lease_ms)
+    parked = waiters(one, key, 3)
+    cluster.begin_to_move(key, one, two)
+    cluster.end_move(key, two)
+    for waiter in parked:
+        assert is_error(waiter.recv(timeout=4), "TRYAGAIN ")
+        assert is_error(waiter.call("CACHE.GETSM", key), "MOVED "), "and told where, when it tries again"
+    assert one.stats()["waiters"] == 0
+    assert two.raw().call("CACHE.GETSM", key) is None, "the lease did not move"
+
+
+def test_a_wait_for_a_key_that_moved_ends_at_its_own_deadline_at_last(cluster: Cluster) -> None:
+    one, two, key = cluster.first, cluster.second, cluster.key_of(cluster.first)
+    lease(one, key)
+    parked = waiters(one, key, 2, wait_ms=700)
+    cluster.begin_to_move(key, one, two)
+    cluster.end_move(key, two)
+    for waiter in parked:
+        answer = waiter.recv()
+        assert is_error(answer, "LEASED ") or is_error(answer, "TRYAGAIN ")
+    eventually(lambda: one.stats()["waiters"] == 0)
+
+
+def test_waiters_of_slots_that_stay_are_left_in_peace(cluster: Cluster) -> None:
+    one, two = cluster.first, cluster.second
+    stays, moves = cluster.key_of(one), cluster.key_of(one)
+    assert slot_of(stays) != slot_of(moves)
+    holder, parked = lease(one, stays), waiters(one, stays, 2)
+    lease(one, moves, 100)
+    (gone,) = waiters(one, moves, 1, wait_ms=1_500)
+    cluster.begin_to_move(moves, one, two)
+    cluster.end_move(moves, two)
+    gone.recv()
+    assert not any(waiter.has_reply() for waiter in parked)
+    assert holder.call("CACHE.SETSM", stays, "v", HOUR_MS) == b"OK"
+    assert [waiter.recv() for waiter in parked] == [b"v"] * 2
+
+
+def test_a_failover_of_a_shard_lets_waiters_go(cluster: Cluster) -> None:
+    """Last in this file: the two swap their roles and then swap back."""
+    key, hit = (cluster.key_of(cluster.second) for _ in range(2))
+    fill(cluster.second, {hit: (b"v", HOUR_MS)})
+    cluster.replica.wait_for_sync()
+    for old, new in ((cluster.second, cluster.replica), (cluster.replica, cluster.second)):
+        before = old.digest()
+        lease(old, key)
+        parked: list[RawClient] = waiters(old, key, 3)
+        assert new.call("CLUSTER", "FAILOVER") == b"OK"
+        for waiter in parked:
+            answer = waiter.recv(timeout=20)
+            assert is_error(answer, "UNBLOCKED ") or is_error(answer, "MOVED ")
+        eventually(lambda new=new: new.info("replication")["role"] == "master", 20)
+        eventually(lambda old=old: old.info("replication").get("master_link_status") == "up", 20)
+        assert old.stats()["leases"] == old.stats()["waiters"] == 0
+        assert new.digest() == old.digest() == before
+        holder = lease(new, key)
+        assert holder.call("CACHE.SETSM", key, "v", HOUR_MS) == b"OK"
+        assert holder.call("DEL", key) == 1
+        old.primary = new
+        old.wait_for_sync()
