@@ -6,9 +6,10 @@
 
 use cache_guard::engine::codec::{decode, encode, Sink, Source, ENCODING_VERSION};
 use cache_guard::engine::entry::{Entry, Meta};
-use cache_guard::engine::lease::{Asked, Caller, LeaseBook};
+use cache_guard::engine::freshness::refreshes_early;
+use cache_guard::engine::lease::{Asked, Caller, LeaseBook, Served, Token};
 use cache_guard::engine::time::MonoMillis;
-use cache_guard::engine::waiters::{ClientId, WaiterId};
+use cache_guard::engine::waiters::{Bond, ClientId, WaiterId};
 use cache_guard::engine::watch::effect;
 use criterion::{criterion_group, criterion_main, BatchSize, Criterion};
 use std::hint::black_box;
@@ -20,14 +21,25 @@ const LEASE_MS: u64 = 10_000;
 const NOW: MonoMillis = MonoMillis(1_000_000);
 const KEY: &[u8] = b"user:1234567:profile";
 
+fn new_book() -> LeaseBook {
+    let mut drawn = 0;
+    LeaseBook::new(move || {
+        drawn += 1;
+        Token(drawn)
+    })
+}
+
+fn caller(client: u64) -> Caller {
+    Caller { client: ClientId(client), wait_ms: u64::MAX, lease_ms: LEASE_MS, bond: Bond::Free }
+}
+
 fn ask(book: &mut LeaseBook, key: &[u8], client: u64, now: MonoMillis) -> Asked {
-    let caller = Caller { client: ClientId(client), wait_ms: u64::MAX, lease_ms: LEASE_MS };
-    book.ask(0, key, caller, usize::MAX, now)
+    book.ask(0, key, caller(client), usize::MAX, now)
 }
 
 /// A book in which one client regenerates the key and `waiters` wait for it.
 fn crowded(waiters: u64) -> LeaseBook {
-    let mut book = LeaseBook::default();
+    let mut book = new_book();
     for client in 0..=waiters {
         ask(&mut book, KEY, client, NOW);
     }
@@ -38,22 +50,26 @@ fn value() -> Rc<[u8]> {
     [b'v'; 100][..].into()
 }
 
+fn served() -> Served {
+    Served { value: value(), fresh_until: None }
+}
+
 fn lease(c: &mut Criterion) {
-    let mut alone = LeaseBook::default();
+    let mut alone = new_book();
     c.bench_function("ask and settle, no other lease out", |b| {
         b.iter(|| {
             black_box(ask(&mut alone, KEY, 1, NOW));
-            alone.settle(0, KEY, value, NOW);
+            alone.settle(0, KEY, served, NOW);
         });
     });
-    let mut busy = LeaseBook::default();
+    let mut busy = new_book();
     for n in 0..CROWD {
         ask(&mut busy, format!("other:{n}").as_bytes(), 1, NOW);
     }
     c.bench_function("ask and settle, 10 000 other leases out", |b| {
         b.iter(|| {
             black_box(ask(&mut busy, KEY, 1, NOW));
-            busy.settle(0, KEY, value, NOW);
+            busy.settle(0, KEY, served, NOW);
         });
     });
     c.bench_function("hand over the lease of 10 000 waiters, deliver, wait again", |b| {
@@ -96,7 +112,7 @@ fn crowd(c: &mut Criterion) {
     });
     c.bench_function("settle 10 000 waiters", |b| {
         let settle = |mut book: LeaseBook| {
-            book.settle(0, KEY, value, NOW);
+            book.settle(0, KEY, served, NOW);
             book
         };
         b.iter_batched(|| crowded(CROWD), settle, BatchSize::PerIteration);
@@ -104,7 +120,7 @@ fn crowd(c: &mut Criterion) {
     c.bench_function("deliver 10 000 answers", |b| {
         let settled = || {
             let mut book = crowded(CROWD);
-            book.settle(0, KEY, value, NOW);
+            book.settle(0, KEY, served, NOW);
             book
         };
         let deliver = |mut book: LeaseBook| {
@@ -114,6 +130,32 @@ fn crowd(c: &mut Criterion) {
             book
         };
         b.iter_batched(settled, deliver, BatchSize::PerIteration);
+    });
+}
+
+fn holder(c: &mut Criterion) {
+    let mut book = new_book();
+    let Asked::Won(grant) = ask(&mut book, KEY, 1, NOW) else { return };
+    c.bench_function("renew a lease", |b| b.iter(|| book.renew(0, KEY, black_box(grant.token), LEASE_MS, NOW)));
+    c.bench_function("settle 1 000 who wait for 10 keys each", |b| {
+        let names: Vec<String> = (0..10).map(|n| format!("user:{n}")).collect();
+        let keys: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+        let waiting = || {
+            let mut book = new_book();
+            keys.iter().for_each(|key| drop(ask(&mut book, key, 0, NOW)));
+            for client in 1..=1_000 {
+                book.wait_for_all(0, &keys, caller(client), usize::MAX, NOW);
+            }
+            book
+        };
+        let settle = |mut book: LeaseBook| {
+            keys.iter().for_each(|key| book.settle(0, key, served, NOW));
+            book
+        };
+        b.iter_batched(waiting, settle, BatchSize::PerIteration);
+    });
+    c.bench_function("decide on an early refresh", |b| {
+        b.iter(|| refreshes_early(black_box(120), black_box(1.0), black_box(Some(5_000)), black_box(0.3)));
     });
 }
 
@@ -170,5 +212,5 @@ fn quick() -> Criterion {
     Criterion::default().warm_up_time(warm_up).measurement_time(measure).sample_size(20)
 }
 
-criterion_group! { name = engine; config = quick(); targets = lease, crowd, watch, codec }
+criterion_group! { name = engine; config = quick(); targets = lease, crowd, holder, watch, codec }
 criterion_main!(engine);

@@ -17,14 +17,10 @@
 use super::time::{UnixMillis, DURATION_MS_MAX};
 use std::cell::Cell;
 
-/// Marks an entry as stale from now on, however long its key still lives.
-pub const STALE_ALREADY: u64 = u64::MAX;
-
 /// What an entry carries beside its value. All durations in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
-    /// Length of the stale period at the end of the key's life, at most [`DURATION_MS_MAX`], or
-    /// [`STALE_ALREADY`].
+    /// Length of the stale period at the end of the key's life, at most [`DURATION_MS_MAX`].
     pub stale_ms: u64,
     /// The writer's version; 0 if it gave none.
     pub version: u64,
@@ -98,9 +94,6 @@ impl Entry {
     #[must_use]
     pub fn age(&self, expires: Option<UnixMillis>, now: UnixMillis) -> Age {
         let left_ms = expires.map(|at| at.since(now));
-        if self.meta.stale_ms == STALE_ALREADY {
-            return Age::Stale { left_ms };
-        }
         match left_ms {
             Some(left) if left <= self.meta.stale_ms && self.meta.stale_ms > 0 => Age::Stale { left_ms },
             Some(left) => Age::Fresh { left_ms: Some(left.saturating_sub(self.meta.stale_ms)) },
@@ -113,7 +106,7 @@ impl Meta {
     /// True if every field is one a command could have produced.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.stale_ms <= DURATION_MS_MAX || self.stale_ms == STALE_ALREADY
+        self.stale_ms <= DURATION_MS_MAX
     }
 }
 
@@ -150,6 +143,5 @@ mod tests {
     #[test]
     fn without_an_end_it_never_turns_stale_by_itself() {
         assert_eq!(entry(7).age(None, UnixMillis(u64::MAX)), Age::Fresh { left_ms: None });
-        assert_eq!(entry(STALE_ALREADY).age(None, UnixMillis(0)), Age::Stale { left_ms: None });
     }
 }

@@ -28,6 +28,7 @@ use std::rc::Rc;
 mod doubt;
 mod group;
 mod holder;
+mod refresh;
 mod tally;
 mod token;
 
@@ -115,6 +116,10 @@ struct Lease {
     deadline: MonoMillis,
     /// The waiter it was handed to, who may not have heard of it yet.
     heir: Option<WaiterId>,
+    /// Granted ahead of expiry, while the key held a fresh value.
+    is_early: bool,
+    /// Granted while others were served a stale value.
+    serves_stale: bool,
 }
 
 #[derive(Debug)]
@@ -203,22 +208,6 @@ impl LeaseBook {
         Asked::Won(self.grant(Slot { db, key: key.into() }, caller, None, now))
     }
 
-    /// Decides for a caller that was drawn to refresh a value ahead of expiry: at most one such
-    /// lease is out a key, and nobody waits for it while the value is fresh.
-    pub fn ask_early(&mut self, db: DbId, key: &[u8], caller: Caller, now: MonoMillis) -> Option<Grant> {
-        self.end_overdue(db, key, now);
-        if self.find(db, key).is_some() {
-            return None;
-        }
-        match self.ask(db, key, Caller { wait_ms: 0, ..caller }, 0, now) {
-            Asked::Won(grant) => {
-                self.tally.early_refreshes += 1;
-                Some(grant)
-            }
-            _ => None,
-        }
-    }
-
     /// How long the lease on `key` has been out, in milliseconds: the cost of the regeneration
     /// that a write at `now` ends. `None` if no lease is out.
     #[must_use]
@@ -237,9 +226,10 @@ impl LeaseBook {
         let mut queue = self.pass_groups(&slot, flight.queue, flight.groups);
         // One who was handed the lease and has not heard of it is better told the value.
         if let Some(heir) = flight.lease.heir.filter(|heir| self.outbox.take(*heir).is_some()) {
-            match self.waiters.get(heir) {
-                Some(waiter) if waiter.kind == Kind::Group => self.outbox.push_one(heir, Answer::Look),
-                _ => drop(queue.insert(heir)),
+            if self.waits_alone(heir) {
+                queue.insert(heir);
+            } else {
+                self.outbox.push_one(heir, Answer::Look);
             }
         }
         if queue.is_empty() {
@@ -320,15 +310,6 @@ impl LeaseBook {
         flight.map_or(0, |flight| flight.lease.deadline.since(now))
     }
 
-    /// Up to `count` of the keys that somebody waits for. O(leases).
-    #[must_use]
-    pub fn waited_for(&self, count: usize) -> Vec<Slot> {
-        let queued = |flights: &Vec<Flight>| flights.iter().find(|flight| !flight.queue.is_empty()).map(|f| f.db);
-        let slots =
-            self.flights.iter().filter_map(|(key, flights)| Some(Slot { db: queued(flights)?, key: Rc::clone(key) }));
-        slots.take(count).collect()
-    }
-
     /// Forgets every lease; all who wait are refused with `answer`. For a server that no longer
     /// decides.
     pub fn forget_all(&mut self, answer: &Answer) {
@@ -384,7 +365,8 @@ impl LeaseBook {
             self.bound.entry(holder).or_default().insert(slot.clone());
         }
         self.due.insert((deadline, Due::Lease(slot.clone())));
-        let lease = Lease { serial, token, holder, bond, granted: now, deadline, heir };
+        let lease =
+            Lease { serial, token, holder, bond, granted: now, deadline, heir, is_early: false, serves_stale: false };
         let flight = Flight { db: slot.db, lease, queue: Queue::new(), groups: 0, doubt: None };
         self.flights.entry(Rc::clone(&slot.key)).or_default().push(flight);
         self.leases += 1;
@@ -441,8 +423,10 @@ impl LeaseBook {
             End::Disconnected => self.tally.leases_disconnected += 1,
             End::Voided => self.tally.leases_voided += 1,
         }
-        let Flight { mut queue, mut groups, doubt, .. } = flight;
-        let Some(id) = queue.pop_first() else { return };
+        let Flight { mut queue, mut groups, doubt, lease, .. } = flight;
+        // One who was handed that lease and has not heard of it comes before all who wait.
+        let heir = lease.heir.filter(|heir| self.waits_alone(*heir) && self.outbox.take(*heir).is_some());
+        let Some(id) = heir.or_else(|| queue.pop_first()) else { return };
         let Some(waiter) = self.waiters.get(id) else { return };
         let Waiter { client, lease_ms, bond, kind, .. } = *waiter;
         if kind == Kind::Group {
@@ -458,6 +442,10 @@ impl LeaseBook {
             self.note(&grant.slot, doubt);
         }
         self.outbox.push_one(id, Answer::Won(grant));
+    }
+
+    fn waits_alone(&self, id: WaiterId) -> bool {
+        self.waiters.get(id).is_some_and(|waiter| waiter.kind == Kind::Single)
     }
 
     fn forgive(&mut self, slot: &Slot) {
@@ -486,19 +474,6 @@ impl LeaseBook {
 
 fn find_mut<'a>(flights: &'a mut AHashMap<Rc<[u8]>, Vec<Flight>>, db: DbId, key: &[u8]) -> Option<&'a mut Flight> {
     flights.get_mut(key)?.iter_mut().find(|flight| flight.db == db)
-}
-
-impl Flight {
-    fn view(&self, name: &Rc<[u8]>, now: MonoMillis) -> LeaseView {
-        LeaseView {
-            slot: Slot { db: self.db, key: Rc::clone(name) },
-            holder: self.lease.holder,
-            age_ms: now.since(self.lease.granted),
-            left_ms: self.lease.deadline.since(now),
-            is_bound: self.lease.bond == Bond::Bound,
-            waiters: self.queue.len(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod lease;
 pub mod outbox;
 #[cfg(test)]
 mod sim;
+pub mod tags;
 pub mod time;
 pub mod waiters;
 pub mod watch;

@@ -40,6 +40,8 @@ pub struct Waiter {
     pub client: ClientId,
     /// The keys it waits for; empty once it does not any more.
     pub slots: Vec<Slot>,
+    /// All keys it ever waited for, if they are several.
+    pub group: Vec<Slot>,
     /// Whether it waits for one key or for several.
     pub kind: Kind,
     /// When it began to wait.
@@ -138,6 +140,7 @@ mod tests {
         Waiter {
             client: ClientId(client),
             slots,
+            group: Vec::new(),
             kind,
             since: MonoMillis(0),
             deadline: MonoMillis(10),

@@ -58,6 +58,8 @@ pub fn park(ctx: Ctx<'_>, argv: ArgVec<'_>, id: WaiterId, tell: impl Tell) -> Re
 
 /// An operator unblocked a parked connection; what it is to be told.
 pub fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Answer {
+    // A value may have come in this very turn.
+    pump::resolve_doubts(ctx, pump::CHANGES_PER_TURN);
     let id = STATE.with(|state| {
         let id = state.parking.waiter(parked)?;
         state.parking.take(id).map(|_| id)
@@ -94,8 +96,8 @@ pub fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
     was_parked
 }
 
-/// An answer was handed to the server, but the connection was gone before it was written: a
-/// lease it brought passes to the next in line.
+/// An answer was decided, but the connection was gone before it was written, or was told an error
+/// instead: a lease it brought passes to the next in line.
 pub fn unheard(ctx: Ctx<'_>, answer: &Answer) {
     if let Answer::Won(grant) = answer {
         let now = mono_now();
@@ -107,6 +109,13 @@ pub fn unheard(ctx: Ctx<'_>, answer: &Answer) {
 /// A connection closed: the leases bound to it end.
 pub fn closed(ctx: Ctx<'_>, client: ClientId) {
     let now = mono_now();
-    STATE.with(|state| state.book.disconnect(client, now));
-    pump::schedule(ctx);
+    let concerns = STATE.with(|state| {
+        if let Some((_, watch)) = &mut state.watch {
+            watch.forget(client);
+        }
+        state.book.disconnect(client, now)
+    });
+    if concerns {
+        pump::schedule(ctx);
+    }
 }

@@ -12,8 +12,8 @@ use crate::engine::time::MonoMillis;
 
 /// How often the keys are looked at, in milliseconds.
 const PROBE_MS: u64 = 1_000;
-/// Keys looked at each time.
-const KEYS_PER_PROBE: usize = 1_000;
+/// Keys looked at in one turn.
+const KEYS_PER_TURN: usize = 200;
 
 /// When to look next; `None` while nobody waits or there is no cluster.
 #[must_use]
@@ -25,17 +25,36 @@ pub fn next_probe(now: MonoMillis) -> Option<MonoMillis> {
     })
 }
 
-/// Answers those who wait for a key of a foreign slot, if it is time to look.
+/// Answers those who wait for a key of a foreign slot, if it is time to look; a part of the keys
+/// each time, until all have been looked at.
 pub fn refuse_foreign(ctx: Ctx<'_>) {
     let now = mono_now();
     if !STATE.with(|state| state.probe_at.is_some_and(|at| at <= now)) {
         return;
     }
     let slots = STATE.with(|state| {
-        state.probe_at = None;
-        state.book.waited_for(KEYS_PER_PROBE)
+        if state.probing.is_empty() {
+            state.probing = state.book.waited_for();
+        }
+        let rest = state.probing.len().saturating_sub(KEYS_PER_TURN);
+        let slots = state.probing.split_off(rest);
+        state.probe_at = (!state.probing.is_empty()).then_some(now);
+        slots
     });
     for slot in slots {
+        if ctx.is_foreign(&slot.key) {
+            STATE.with(|state| state.book.refuse(&slot, &Answer::Moved));
+        }
+    }
+}
+
+/// Answers those who wait for a key of a foreign slot whose lease is about to end, so that none of
+/// them is handed a lease that it cannot use.
+pub fn refuse_foreign_due(ctx: Ctx<'_>, now: MonoMillis) {
+    if !STATE.with(|state| state.in_cluster) {
+        return;
+    }
+    for slot in STATE.with(|state| state.book.due_and_waited_for(KEYS_PER_TURN, now)) {
         if ctx.is_foreign(&slot.key) {
             STATE.with(|state| state.book.refuse(&slot, &Answer::Moved));
         }

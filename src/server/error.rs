@@ -42,6 +42,8 @@ pub enum Error {
     /// The last holder of the lease could not load the value, with its message; it is too early
     /// to try again.
     Failed(Vec<u8>),
+    /// An option that means nothing in a script.
+    NotInScript(&'static str),
     /// No more leases are remembered.
     Full,
     /// A lease would have to be granted, and this server follows another one.
@@ -77,6 +79,7 @@ impl Error {
                 format!("LEASED another caller regenerates this key, its lease ends in {left_ms} ms")
             }
             Self::Failed(message) => format!("FAILED {}", String::from_utf8_lossy(message)),
+            Self::NotInScript(name) => format!("ERR {name} cannot be given in a script, which has no connection"),
             Self::Full => format!("ERR {LEASES_MAX} leases are out, no more can be granted"),
             Self::Readonly => "READONLY a replica cannot grant a lease".to_owned(),
             Self::Moved => "TRYAGAIN the key moved to another node while the caller waited".to_owned(),

@@ -29,21 +29,34 @@ impl FreshUntil {
     }
 }
 
-/// Puts an entry under `key`, which is open for writing as `name`.
-pub fn store(ctx: Ctx<'_>, key: &mut Key<'_>, name: Arg<'_>, value: Arg<'_>, meta: Meta, fresh: FreshUntil) {
+/// Puts an entry under `key`, which is open for writing as `name` and `held` another entry or none.
+pub fn store(
+    ctx: Ctx<'_>,
+    key: &mut Key<'_>,
+    name: Arg<'_>,
+    value: Arg<'_>,
+    (meta, held): (Meta, Option<Meta>),
+    fresh: FreshUntil,
+) {
     // ORDER: storing may drop the TTL, so that is set after.
     key.store(Entry::new(value.bytes(), meta));
     key.expire_at(end(fresh, meta));
     ctx.signal_modified(name);
-    let options = [(c"STALE", meta.stale_ms), (c"VERSION", meta.version), (c"COST", meta.cost_ms.into())];
+    // A write that does not say its cost leaves the former one, so 0 after another has to be said.
+    let costs = meta.cost_ms > 0 || held.is_some_and(|held| held.cost_ms > 0);
     match fresh {
-        FreshUntil::At(at) if options.iter().all(|(_, number)| *number == 0) => {
+        FreshUntil::At(at) if meta == Meta::default() && !costs => {
             ctx.replicate_pxat(c"CACHE.SETSM", name, value, at.0);
         }
         _ => {
             let mut effect = Words::new(&[Effect::Arg(name), Effect::Arg(value)]);
             effect.push_freshness(fresh);
-            options.into_iter().for_each(|(word, number)| effect.push_number(word, number));
+            effect.push_number(c"STALE", meta.stale_ms);
+            effect.push_number(c"VERSION", meta.version);
+            if costs {
+                effect.push(Effect::Word(c"COST"));
+                effect.push(Effect::Number(meta.cost_ms.into()));
+            }
             ctx.replicate(c"CACHE.SETSM", effect.all());
         }
     }

@@ -11,7 +11,7 @@
 //! `docs/decisions/0001-parking.md`).
 
 use super::cluster;
-use super::commands::look::{look_into, Sight};
+use super::commands::look::look_into;
 use super::ffi::context::{mono_now, server_version, Ctx};
 use super::ffi::events::{self, BeforeSleep};
 use super::ffi::filter;
@@ -34,12 +34,13 @@ const VERSION_7_2: u32 = 0x0007_0200;
 /// The timer fired: does what is due, and sets it again if there is more to come.
 pub fn turn(ctx: Ctx<'_>) {
     STATE.with(|state| state.timer = None);
-    for _ in 0..CHANGES_PER_TURN {
-        let Some(slot) = STATE.with(|state| state.book.next_doubted()) else { break };
-        resolve(ctx, &slot);
-    }
+    settle_exec();
+    let paused = filter::holds_writes_back();
+    STATE.with(|state| state.doubt_held_back(paused, mono_now()));
+    resolve_doubts(ctx, CHANGES_PER_TURN);
     cluster::refuse_foreign(ctx);
     let now = mono_now();
+    cluster::refuse_foreign_due(ctx, now);
     STATE.with(|state| (0..CHANGES_PER_TURN).any(|_| !state.book.expire_next(now)));
     let answers = STATE.with(|state| state.book.has_answers());
     if server_version() < VERSION_7_2 {
@@ -73,17 +74,46 @@ fn answer_some() {
     }
 }
 
+/// Resolves what plain commands may have done to any key with a lease, to `most` of them.
+pub fn resolve_doubts(ctx: Ctx<'_>, most: usize) {
+    for _ in 0..most {
+        let Some(slot) = STATE.with(|state| state.book.next_doubted()) else { break };
+        resolve(ctx, &slot);
+    }
+}
+
 /// Resolves what plain commands may have done to `key`, before it is decided upon.
 pub fn resolve_doubt(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
+    note_direct(ctx);
     if let Some(slot) = STATE.with(|state| state.book.doubted(db, key)) {
         resolve(ctx, &slot);
     }
 }
 
+/// A command of ours runs. Unless that is inside a transaction or script, transactions that were
+/// seen to begin to run are over, and the caller is in none.
+pub fn note_direct(ctx: Ctx<'_>) {
+    let unsure = STATE.with(|state| state.watch.as_ref().is_some_and(|(_, watch)| watch.has_transactions()));
+    if unsure && !ctx.situation().denies_blocking() {
+        let client = ctx.client_id();
+        STATE.with(|state| state.watch.iter_mut().for_each(|(_, watch)| watch.forget(client)));
+        settle_exec();
+    }
+}
+
+fn settle_exec() {
+    STATE.with(|state| {
+        if let Some((_, watch)) = &mut state.watch {
+            watch.settle(&mut state.book);
+        }
+    });
+}
+
 fn resolve(ctx: Ctx<'_>, slot: &Slot) {
     let found =
         ctx.look_at(slot.db, &slot.key, |key, name| match key.map_or(Ok(None), |key| look_into(ctx, key, name)) {
-            Ok(sight) => sight.and_then(Sight::served).map_or(Found::Nothing, Found::Fresh),
+            Ok(None) => Found::Nothing,
+            Ok(Some(sight)) => sight.served().map_or(Found::Stale, Found::Fresh),
             Err(_) => Found::WrongType,
         });
     let now = mono_now();
@@ -91,9 +121,20 @@ fn resolve(ctx: Ctx<'_>, slot: &Slot) {
 }
 
 /// A command is about to run that may concern a key with a lease.
-pub fn saw<'a>(effect: Effect, client: Option<ClientId>, args: impl Iterator<Item = &'a [u8]>, now: MonoMillis) {
+pub fn saw<'a>(
+    effect: Effect,
+    client: Option<ClientId>,
+    args: impl Iterator<Item = &'a [u8]> + Clone,
+    now: MonoMillis,
+) {
+    let paused = filter::holds_writes_back();
     let doubted = STATE.with(|state| match &mut state.watch {
-        Some((_, watch)) => watch.see(&mut state.book, effect, client, args, now),
+        Some((_, watch)) => {
+            if let (Effect::Keys(doubt), true) = (effect, paused) {
+                watch.hold_back(args.clone(), doubt);
+            }
+            watch.see(&mut state.book, effect, client, args, now) || paused
+        }
         None => false,
     });
     if doubted {
@@ -120,7 +161,8 @@ pub fn schedule(ctx: Ctx<'_>) {
         let at_once = book.has_answers() || book.next_doubted().is_some();
         let due = if at_once { Some(MonoMillis(0)) } else { book.next_due() };
         let lingers = state.watch.is_some() && book.leases() == 0;
-        let due = [due, probe, lingers.then_some(state.watch_until)].into_iter().flatten().min();
+        let held_back = state.next_look_at_held_back(now);
+        let due = [due, probe, held_back, lingers.then_some(state.watch_until)].into_iter().flatten().min();
         (due, book.leases() > 0 && state.watch.is_none())
     });
     if starts {
@@ -134,7 +176,8 @@ pub fn schedule(ctx: Ctx<'_>) {
 
 fn stop_watching(ctx: Ctx<'_>, now: MonoMillis) {
     let stops = STATE.with(|state| {
-        let wanted = state.book.leases() > 0 || now < state.watch_until;
+        let held_back = state.watch.as_ref().is_some_and(|(_, watch)| watch.holds_back());
+        let wanted = state.book.leases() > 0 || held_back || now < state.watch_until;
         if wanted {
             None
         } else {

@@ -10,6 +10,7 @@ use super::ffi::main_thread::MainThread;
 use super::ffi::timer::Timer;
 use crate::engine::lease::{LeaseBook, Token};
 use crate::engine::time::MonoMillis;
+use crate::engine::waiters::Slot;
 use crate::engine::watch::Watch;
 
 /// The module's state.
@@ -26,8 +27,12 @@ pub struct State {
     pub in_cluster: bool,
     /// When keys with waiters are next looked at, on a node of a cluster.
     pub probe_at: Option<MonoMillis>,
+    /// Those of them that have not been looked at yet.
+    pub probing: Vec<Slot>,
     /// Whether the module is called before the server sleeps.
     pub before_sleep: BeforeSleep,
+    /// When writes were last seen to be held back.
+    pub paused_at: MonoMillis,
     /// When the filter is taken away again, if no lease is out by then.
     pub watch_until: MonoMillis,
 }
@@ -42,9 +47,36 @@ impl Default for State {
             watch: None,
             in_cluster: false,
             probe_at: None,
+            probing: Vec::new(),
             before_sleep: BeforeSleep::default(),
+            paused_at: MonoMillis::default(),
             watch_until: MonoMillis::default(),
         }
+    }
+}
+
+/// How long after a pause held back commands may still be on their way, in milliseconds.
+const RESUME_MS: u64 = 100;
+
+impl State {
+    /// Doubts what commands may have done that the server held back and runs unseen; to be called
+    /// in every turn while there are any.
+    pub fn doubt_held_back(&mut self, paused: bool, now: MonoMillis) {
+        if paused {
+            self.paused_at = now;
+        }
+        if let Some((_, watch)) = &mut self.watch {
+            if watch.holds_back() {
+                watch.doubt_held_back(&mut self.book, now.since(self.paused_at) >= RESUME_MS);
+            }
+        }
+    }
+
+    /// When held back commands are to be doubted again.
+    #[must_use]
+    pub fn next_look_at_held_back(&self, now: MonoMillis) -> Option<MonoMillis> {
+        let holds = self.watch.as_ref().is_some_and(|(_, watch)| watch.holds_back());
+        holds.then(|| now.after(RESUME_MS / 5))
     }
 }
 

@@ -425,16 +425,34 @@ def test_a_write_held_back_by_client_pause_answers_the_waiters_when_it_runs(
 
 
 HARMLESS = ["EXPIRE k 9", "PERSIST k", "TTL k", "GET k", "GETEX k EX 9", "EXISTS k", "TYPE k", "TOUCH k", "DUMP k"]
-ELSEWHERE = ["DEL other", "SET other v", "SET other k", "SELECT 1|DEL k", "SELECT 1|SET k v", "SELECT 1|FLUSHDB"]
+ELSEWHERE = ["DEL other", "SET other v", "RENAME there other", "SELECT 1|FLUSHDB", "SELECT 1|FLUSHDB ASYNC"]
 
 
 @pytest.mark.parametrize("commands", HARMLESS + ELSEWHERE)
 def test_a_command_that_neither_fills_nor_removes_the_key_changes_nothing(
     server: Server, connect: Connect, raw: RawClient, commands: str
 ) -> None:
+    raw.call("SET", "there", "v")
     line(server, connect, 2)
     before = everything(server) | {"digest": None}
     for command in commands.split("|"):
         raw.call(*command.split())
     assert is_error(connect().call("CACHE.GETSM", "k", "WAIT", 0), "LEASED")
     assert everything(server) | {"digest": None} == before
+
+
+MENTIONS = ["SELECT 1|DEL k", "SELECT 1|SET k no", "SET other k", "COPY k other", "SET k no XX"]
+
+
+@pytest.mark.parametrize("commands", MENTIONS)
+def test_a_command_that_only_mentions_the_key_costs_one_more_load_at_most(
+    server: Server, connect: Connect, raw: RawClient, commands: str
+) -> None:
+    """Commands are recognised by the names in them: a key of that name in another database looks the same."""
+    _, (first, second) = line(server, connect, 2)
+    for command in commands.split("|"):
+        raw.call(*command.split())
+    assert is_error(connect().call("CACHE.GETSM", "k", "WAIT", 0), "LEASED")
+    assert connect().call("CACHE.SETSM", "k", "yes", LONG) == b"OK"
+    assert first.recv() in (b"yes", None)
+    assert second.recv() == b"yes"

@@ -238,11 +238,11 @@ def test_a_line_of_killed_holders_ends_with_the_one_that_lives(
     for index in range(1, 4):
         made.kill(index - 1)
         at = made.grant(index)[1]
-        assert 0.45 <= at - granted <= 0.550 + 0.05  # `at` is when a process awoken just now has read it
+        assert 0.4 <= at - granted <= 1  # both are when a process awoken just then had read its reply
         granted = at
     made.kill(3)
     assert survivor.recv() is None
-    assert time.monotonic() - granted <= 0.550 + 0.05
+    assert time.monotonic() - granted <= 1
     assert waiters(server) == 0
 
 
@@ -330,14 +330,14 @@ def test_a_thousand_leases_end_in_the_same_millisecond(server: Server, turn: str
     holder, sleeper = server.raw(timeout=30), server.raw(timeout=30)
     with contextlib.ExitStack() as stack:
         waves = [stack.enter_context(server.herd(keys)) for _ in range(depth)]
-        granted = holder.pipeline([("CACHE.GETSM", name, "LEASE", 1_500) for name in names])
+        granted = holder.pipeline([("CACHE.GETSM", name, "LEASE", 2_500) for name in names])
         assert granted == [None] * keys
         for wave in waves:
             wave.send_each([("CACHE.GETSM", name, "WAIT", LONG, "LEASE", LONG) for name in names])
             fence(server)
         await_waiters(server, keys * depth)
         if turn == "at once":  # all are overdue when the server next looks
-            sleeper.send("DEBUG", "SLEEP", "1.6")
+            sleeper.send("DEBUG", "SLEEP", "2.6")
         assert [answer.reply for answer in waves[0].collect(30)] == [None] * keys
         stats = server.stats()
         assert stats["waiters"] == keys * (depth - 1) and stats["leases"] == keys

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -19,10 +19,12 @@ from harness import RawClient, Server, eventually, is_error
 
 LONG = 600_000  # milliseconds; no run lasts as long
 SHORT = 3
+DEADLINE = 5  # seconds
 CLIENTS = 5
-keys = st.sampled_from([b"a", b"b", b"\0\r\n"])
+keys = st.sampled_from([b"a", b"\0\r\n"])
 values = st.sampled_from([b"", b"1", b"v", b"x" * 3000])
 leases = st.sampled_from([LONG, LONG, SHORT])
+AGES = ["fresh", "stale", "gone soon", "gone"]
 versions = st.none() | st.integers(0, 3)
 
 
@@ -66,7 +68,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.server.close_clients()
         self.server.call("FLUSHALL")
         eventually(lambda: self.state() == (0, 0), message="nothing is left of the run before")
-        self.clients = [self.server.raw(self.protocol) for _ in range(CLIENTS)]
+        self.clients = [self.server.raw(self.protocol, timeout=DEADLINE) for _ in range(CLIENTS)]
         self.parked: dict[int, bytes] = {}
         self.model: dict[bytes, Model] = {}
 
@@ -99,7 +101,13 @@ class CacheMachine(RuleBasedStateMachine):
 
     somebody_waits = precondition(lambda self: bool(self.parked))
 
-    @rule(number=st.integers(0, CLIENTS - 1), name=keys, lease_ms=leases, waits=st.sampled_from([True, True, False]))
+    @rule(name=keys, numbers=st.permutations(range(CLIENTS)), lease_ms=st.lists(leases, min_size=2, max_size=CLIENTS))
+    def stampede(self, name: bytes, numbers: list[int], lease_ms: list[int]) -> None:
+        for number, each in zip(numbers, [LONG, *lease_ms]):
+            if number not in self.parked:
+                self.getsm(number, name, each, True)
+
+    @rule(number=st.integers(0, CLIENTS - 1), name=keys, lease_ms=leases, waits=st.booleans())
     def getsm(self, number: int, name: bytes, lease_ms: int, waits: bool) -> None:
         number, key = self.free(number), self.key(name)
         client, waits = self.clients[number], waits and len(self.parked) < CLIENTS - 1
@@ -118,24 +126,20 @@ class CacheMachine(RuleBasedStateMachine):
             self.parked[number] = name
             eventually(lambda: self.state()[1] == len(self.parked))
 
-    @rule(number=st.integers(0, CLIENTS - 1), name=keys, value=values, version=versions, stale=st.booleans())
-    def setsm(self, number: int, name: bytes, value: bytes, version: int | None, stale: bool) -> None:
-        key, now = self.key(name), int(time.time() * 1000)
-        end = ["PXAT", now - 1, "STALE", LONG] if stale else [LONG]
+    @rule(number=st.integers(0, CLIENTS - 1), name=keys, value=values, version=versions, age=st.sampled_from(AGES))
+    def setsm(self, number: int, name: bytes, value: bytes, version: int | None, age: str) -> None:
+        key, client, past = self.key(name), self.clients[self.free(number)], int(time.time() * 1000) - 1
+        end = {"fresh": [LONG], "stale": ["PXAT", past, "STALE", LONG], "gone soon": [1], "gone": ["PXAT", past]}[age]
         given = [] if version is None else ["VERSION", version]
-        reply = self.clients[self.free(number)].call("CACHE.SETSM", name, value, *end, *given)
+        reply = client.call("CACHE.SETSM", name, value, *end, *given)
         if version is not None and key.version is not None and version < key.version:
             assert reply is None
             return
         assert reply == b"OK"
-        self.tell(key.put(value, stale, version or 0), value)
-
-    @rule(number=st.integers(0, CLIENTS - 1), name=keys, value=values)
-    def setsm_for_a_moment(self, number: int, name: bytes, value: bytes) -> None:
-        key, client = self.key(name), self.clients[self.free(number)]
-        assert client.call("CACHE.SETSM", name, value, 1) == b"OK"
-        self.tell(key.put(None, False, None), value)
-        eventually(lambda: client.call("EXISTS", name) == 0)
+        self.tell(key.put(value, age == "stale", version or 0), value)
+        if age.startswith("gone"):
+            key.put(None, False, None)
+            eventually(lambda: client.call("EXISTS", name) == 0)
 
     @rule(number=st.integers(0, CLIENTS - 1), name=keys, value=values)
     def plain_set(self, number: int, name: bytes, value: bytes) -> None:
@@ -160,8 +164,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         self.server.call("FLUSHALL")
-        for key in self.model.values():
-            self.invalidated(key)
+        self.invalidated(*self.model.values())
 
     @somebody_waits
     @rule(choice=st.integers(0, CLIENTS - 1))
@@ -170,7 +173,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.leaves(number)
         self.clients[number].close()
         eventually(lambda: self.state()[1] == len(self.parked))
-        self.clients[number] = self.server.raw(self.protocol)
+        self.clients[number] = self.server.raw(self.protocol, timeout=DEADLINE)
 
     @somebody_waits
     @rule(choice=st.integers(0, CLIENTS - 1), how=st.sampled_from(["TIMEOUT", "ERROR"]))
@@ -185,7 +188,7 @@ class CacheMachine(RuleBasedStateMachine):
         """Leases stay; the connection that comes instead is a stranger to them."""
         number = self.free(number)
         self.clients[number].close()
-        self.clients[number] = self.server.raw(self.protocol)
+        self.clients[number] = self.server.raw(self.protocol, timeout=DEADLINE)
         for key in self.model.values():
             if key.holder == number:
                 key.holder = None
@@ -194,10 +197,11 @@ class CacheMachine(RuleBasedStateMachine):
         key = self.model[self.parked.pop(number)]
         key.queue = [place for place in key.queue if place[0] != number]
 
-    def invalidated(self, key: Model) -> None:
-        """The key is gone; its lease passes on, and as often again as it is granted for a moment only."""
-        key.value, key.stale, key.version = None, False, None
-        self.tell(key.hand_over(), None)
+    def invalidated(self, *gone: Model) -> None:
+        """The keys are gone; a lease passes on, and as often again as it is granted for a moment only."""
+        for key in gone:
+            key.value, key.stale, key.version = None, False, None
+            self.tell(key.hand_over(), None)
         self.no_short_lease()
 
     @invariant()
@@ -212,6 +216,7 @@ class CacheMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("protocol", [2, 3], ids=["resp2", "resp3"])
 def test_the_server_does_what_the_model_predicts(server: Server, protocol: int) -> None:
     machine = type("Machine", (CacheMachine,), {"server": server, "protocol": protocol})
-    count = settings().max_examples
-    run_state_machine_as_test(machine, settings=settings(max_examples=count, stateful_step_count=40))
+    # A failing run waits for what does not come; hundreds of them, to find the shortest, would take all day.
+    unshrunk = settings(phases=[Phase.generate], stateful_step_count=40)
+    run_state_machine_as_test(machine, settings=unshrunk)
     assert server.stats()["panics"] == 0

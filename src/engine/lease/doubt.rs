@@ -4,7 +4,7 @@
 //! change is noted when it is seen coming, and resolved by a look at the key once it has happened:
 //! before any command of ours decides upon that key, and before the turn of the event loop ends.
 
-use super::{find_mut, Answer, DbId, LeaseBook, MonoMillis, Served, Slot};
+use super::{find_mut, Answer, DbId, Lease, LeaseBook, MonoMillis, Served, Slot};
 use std::rc::Rc;
 
 /// What a plain command may have done to a key with a lease.
@@ -21,7 +21,9 @@ pub enum Doubt {
 pub enum Found {
     /// A value that may be served.
     Fresh(Served),
-    /// Nothing, or a stale value.
+    /// A value that may be served while somebody refreshes it.
+    Stale,
+    /// Nothing.
     Nothing,
     /// A value of another type.
     WrongType,
@@ -70,12 +72,31 @@ impl LeaseBook {
     pub fn resolve(&mut self, slot: &Slot, found: Found, now: MonoMillis) {
         self.doubted.remove(slot);
         let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) else { return };
+        let Lease { is_early, serves_stale, .. } = flight.lease;
+        // A value that was there when the lease was granted did not appear since, but it may go.
+        let stays = is_early && flight.queue.is_empty();
+        let had_value = is_early || serves_stale;
         match (flight.doubt.take(), found) {
+            (None, _) | (Some(Doubt::Appeared), Found::Stale) => {}
+            (Some(Doubt::Appeared), Found::Fresh(_)) if stays => {}
+            (Some(Doubt::Appeared), Found::Nothing) if !had_value => {}
             (Some(_), Found::Fresh(served)) => self.settle(slot.db, &slot.key, || served, now),
             (Some(_), Found::WrongType) => self.refuse(slot, &Answer::WrongType),
-            (Some(Doubt::Invalidated), Found::Nothing) => self.void(slot.db, &slot.key, now),
-            (Some(Doubt::Appeared) | None, _) => {}
+            (Some(_), Found::Nothing) => self.void(slot.db, &slot.key, now),
+            (Some(Doubt::Invalidated), Found::Stale) => {
+                self.void(slot.db, &slot.key, now);
+                self.serve_stale(slot);
+            }
         }
+    }
+
+    /// A stale value came to be under a key whose lease is out: who waits for it can be served.
+    fn serve_stale(&mut self, slot: &Slot) {
+        let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) else { return };
+        flight.lease.serves_stale = true;
+        let (queue, groups) = (std::mem::take(&mut flight.queue), std::mem::take(&mut flight.groups));
+        let queue = self.pass_groups(slot, queue, groups);
+        self.outbox.push(queue, Answer::Look);
     }
 
     /// A doubt outlives the lease it was noted under: what has been done to the key since may

@@ -5,7 +5,7 @@
 //! one key while it waits for another, so two such waiters with the same keys in opposite order
 //! cannot wait for each other. Its answer is to look at its keys again.
 
-use super::{find_mut, Answer, Caller, DbId, Due, Kind, LeaseBook, MonoMillis, Queue, Slot, Waiter, WaiterId};
+use super::{find_mut, Answer, Caller, DbId, Due, Flight, Kind, LeaseBook, MonoMillis, Queue, Slot, Waiter, WaiterId};
 use std::rc::Rc;
 
 impl LeaseBook {
@@ -33,7 +33,8 @@ impl LeaseBook {
         let deadline = now.after(caller.wait_ms);
         let Caller { client, lease_ms, bond, .. } = caller;
         let places = slots.clone();
-        let id = self.waiters.admit(Waiter { client, slots, kind, since: now, deadline, lease_ms, bond });
+        let group = if kind == Kind::Group { slots.clone() } else { Vec::new() };
+        let id = self.waiters.admit(Waiter { client, slots, group, kind, since: now, deadline, lease_ms, bond });
         for slot in places {
             if let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) {
                 flight.groups += usize::from(flight.queue.insert(id) && kind == Kind::Group);
@@ -78,8 +79,31 @@ impl LeaseBook {
             }
         }
         for id in done {
-            self.outbox.push_one(id, Answer::Look);
+            if !self.wait_again(id) {
+                self.outbox.push_one(id, Answer::Look);
+            }
         }
         single
+    }
+
+    /// Of the keys that `id` waited for, some may have been set, invalidated and leased again: it
+    /// goes on waiting for those. False if there are none.
+    fn wait_again(&mut self, id: WaiterId) -> bool {
+        let Some(waiter) = self.waiters.get(id) else { return false };
+        let leased = |slot: &&Slot| {
+            let flight = self.find(slot.db, &slot.key);
+            flight.is_some_and(|Flight { lease, .. }| !lease.is_early && !lease.serves_stale)
+        };
+        let again: Vec<Slot> = waiter.group.iter().filter(leased).cloned().collect();
+        for slot in &again {
+            if let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) {
+                flight.groups += usize::from(flight.queue.insert(id));
+            }
+        }
+        let waits = !again.is_empty();
+        if let Some(waiter) = self.waiters.get_mut(id) {
+            waiter.slots = again;
+        }
+        waits
     }
 }

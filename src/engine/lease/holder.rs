@@ -1,6 +1,8 @@
 //! What the holder of a lease may do with it, and what happens when it is gone.
 
-use super::{find_mut, Answer, ClientId, DbId, Due, End, Failure, LeaseBook, MonoMillis, Slot, Token, LEASES_MAX};
+use super::{
+    find_mut, Answer, Bond, ClientId, DbId, Due, End, Failure, Flight, LeaseBook, MonoMillis, Slot, Token, LEASES_MAX,
+};
 use std::rc::Rc;
 
 /// A lease, as an observer sees it. Durations in milliseconds.
@@ -69,6 +71,8 @@ impl LeaseBook {
         let failure = Failure { until: now.after(retry_ms), message };
         let queue = self.pass_groups(&slot, flight.queue, flight.groups);
         self.outbox.push(queue, Answer::Failed(failure.clone()));
+        // ORDER: the deadline of an earlier failure, over but not yet gone, must not end this one.
+        self.forgive(&slot);
         if self.failures.len() < LEASES_MAX {
             self.due.insert((failure.until, Due::Retry(slot.clone())));
             self.failures.insert(slot, failure);
@@ -76,11 +80,13 @@ impl LeaseBook {
         true
     }
 
-    /// A connection is gone: the leases bound to it end.
-    pub fn disconnect(&mut self, client: ClientId, now: MonoMillis) {
-        for slot in self.bound.remove(&client).unwrap_or_default() {
+    /// A connection is gone: the leases bound to it end. False if there were none.
+    pub fn disconnect(&mut self, client: ClientId, now: MonoMillis) -> bool {
+        let Some(slots) = self.bound.remove(&client) else { return false };
+        for slot in slots {
             self.end_if(slot.db, &slot.key, End::Disconnected, now, |lease| lease.holder == client);
         }
+        true
     }
 
     /// The lease on `key`.
@@ -101,6 +107,26 @@ impl LeaseBook {
         views
     }
 
+    /// The keys that somebody waits for. O(leases).
+    #[must_use]
+    pub fn waited_for(&self) -> Vec<Slot> {
+        let all = self.flights.iter().flat_map(|(key, flights)| flights.iter().map(move |flight| (key, flight)));
+        let queued = all.filter(|(_, flight)| !flight.queue.is_empty());
+        queued.map(|(key, flight)| Slot { db: flight.db, key: Rc::clone(key) }).collect()
+    }
+
+    /// Keys whose lease is due to end at `now` and that somebody waits for, at most `count`.
+    #[must_use]
+    pub fn due_and_waited_for(&self, count: usize, now: MonoMillis) -> Vec<Slot> {
+        let due = self.due.iter().take_while(|(at, _)| *at <= now);
+        let slots = due.filter_map(|(_, due)| match due {
+            Due::Lease(slot) => Some(slot),
+            Due::Wait(_) | Due::Retry(_) => None,
+        });
+        let waited = |slot: &&Slot| self.find(slot.db, &slot.key).is_some_and(|flight| !flight.queue.is_empty());
+        slots.filter(waited).take(count).cloned().collect()
+    }
+
     /// Why nobody is granted the lease on `key` now, if so.
     #[must_use]
     pub fn failure(&self, db: DbId, key: &[u8], now: MonoMillis) -> Option<&Failure> {
@@ -108,5 +134,18 @@ impl LeaseBook {
             return None;
         }
         self.failures.get(&Slot { db, key: key.into() }).filter(|failure| failure.until > now)
+    }
+}
+
+impl Flight {
+    fn view(&self, name: &Rc<[u8]>, now: MonoMillis) -> LeaseView {
+        LeaseView {
+            slot: Slot { db: self.db, key: Rc::clone(name) },
+            holder: self.lease.holder,
+            age_ms: now.since(self.lease.granted),
+            left_ms: self.lease.deadline.since(now),
+            is_bound: self.lease.bond == Bond::Bound,
+            waiters: self.queue.len(),
+        }
     }
 }

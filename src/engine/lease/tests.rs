@@ -4,6 +4,9 @@
 
 use super::*;
 
+mod group;
+mod holder;
+
 const KEY: &[u8] = b"k";
 const LEASE_MS: u64 = 100;
 
@@ -21,7 +24,7 @@ impl Story {
     }
 
     fn ask_in(&mut self, db: DbId, client: u64, wait_ms: u64, waiters_max: usize) -> Asked {
-        let caller = Caller { client: ClientId(client), wait_ms, lease_ms: LEASE_MS };
+        let caller = caller(client, wait_ms, Bond::Free);
         let asked = self.book.ask(db, KEY, caller, waiters_max, self.now);
         self.book.validate();
         asked
@@ -42,7 +45,7 @@ impl Story {
     }
 
     fn settle(&mut self, value: &[u8]) {
-        self.book.settle(0, KEY, || value.into(), self.now);
+        self.book.settle(0, KEY, || served(value), self.now);
         self.book.validate();
     }
 
@@ -76,8 +79,16 @@ impl Story {
     }
 }
 
+fn caller(client: u64, wait_ms: u64, bond: Bond) -> Caller {
+    Caller { client: ClientId(client), wait_ms, lease_ms: LEASE_MS, bond }
+}
+
+fn served(value: &[u8]) -> Served {
+    Served { value: value.into(), fresh_until: Some(UnixMillis(value.len() as u64)) }
+}
+
 fn value(bytes: &[u8]) -> Answer {
-    Answer::Value(bytes.into())
+    Answer::Value(served(bytes))
 }
 
 #[test]
@@ -176,7 +187,8 @@ fn an_expired_lease_passes_to_the_oldest_and_the_rest_keep_waiting() {
     story.pass(1);
     let grant = story.handed_to(second);
     assert!(grant.serial > first.serial);
-    assert_eq!(story.book.lease_left_ms(&grant.slot, story.now), LEASE_MS);
+    assert_eq!(grant.deadline, story.now.after(LEASE_MS));
+    assert_eq!(story.book.lease_left_ms(third, story.now), LEASE_MS);
     story.pass(LEASE_MS);
     story.handed_to(third);
     story.pass(LEASE_MS);
@@ -252,7 +264,7 @@ fn giving_back_an_outdated_grant_changes_nothing() {
     let tally = story.book.tally;
     story.book.give_back(&outdated, story.now);
     assert_eq!(story.book.tally, tally);
-    assert_eq!(story.book.lease_left_ms(&current.slot, story.now), LEASE_MS);
+    assert!(story.book.holds(0, KEY, current.token, story.now));
     story.book.give_back(&current, story.now);
     story.book.give_back(&current, story.now);
     assert!(story.book.is_idle());
@@ -277,7 +289,7 @@ fn a_plain_write_answers_the_waiters() {
     for doubt in [Doubt::Appeared, Doubt::Invalidated] {
         story.win(1);
         let second = story.park(2, 1_000);
-        story.doubt_then_find(doubt, Found::Fresh(b"v"[..].into()));
+        story.doubt_then_find(doubt, Found::Fresh(served(b"v")));
         assert_eq!(story.answers(), [(second, value(b"v"))]);
         assert_eq!(story.book.leases(), 0);
     }
@@ -322,7 +334,7 @@ fn a_doubt_outlives_the_lease_it_was_noted_under() {
     story.book.give_back(&grant, story.now);
     story.handed_to(second);
     let slot = story.book.doubted(0, KEY).expect("a value may be there, and the third still waits for it");
-    story.book.resolve(&slot, Found::Fresh(b"v"[..].into()), story.now);
+    story.book.resolve(&slot, Found::Fresh(served(b"v")), story.now);
     assert_eq!(story.answers(), [(third, value(b"v"))]);
 }
 

@@ -4,16 +4,22 @@
 //! dying holders and others of flushes: what always happens at the same rate meets the same states.
 
 use super::model::Place;
-use super::world::World;
-use crate::engine::waiters::DbId;
+use super::world::{Sight, World};
+use crate::engine::waiters::{Bond, DbId};
 use rand::rngs::StdRng;
 use rand::Rng;
 
 /// Something that happens. Clients are given by their place in the list.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Action {
     /// `GETSM`.
-    Ask { who: usize, place: Place, wait_ms: u64, lease_ms: u64 },
+    Ask { who: usize, place: Place, terms: Terms },
+    /// `MGETSM`.
+    AskMany { who: usize, db: DbId, keys: Vec<u8>, terms: Terms },
+    /// `GETSM EARLY` by one that was drawn to refresh.
+    AskEarly { who: usize, place: Place, terms: Terms },
+    /// A command with a token: one of those that `who` was ever granted, or a made-up one.
+    Prove { who: usize, nth: Option<usize>, elsewhere: Option<Place>, deed: Deed },
     /// `SETSM` without a token, by a holder or a stranger.
     Store { place: Place },
     /// `CACHE.DEL`.
@@ -24,8 +30,12 @@ pub(super) enum Action {
     Set { place: Place },
     /// `LPUSH`: a wrong type appears where nothing was.
     Push { place: Place },
+    /// `INCR`: a value appears where nothing was.
+    Count { place: Place },
     /// A command that might have given any key of this name a value, and did not.
     Look { key: u8 },
+    /// The value turns stale.
+    Age { place: Place },
     /// The key's TTL ends: nobody tells us.
     Perish { place: Place },
     /// `FLUSHDB`, or `FLUSHALL`.
@@ -52,9 +62,34 @@ pub(super) enum Action {
     Limit { waiters_max: usize },
 }
 
-pub(super) const KINDS: usize = 19;
+/// The options of a reader.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub wait_ms: u64,
+    pub lease_ms: u64,
+    pub bond: Bond,
+    /// Whether a stale value will do.
+    pub takes_stale: bool,
+}
+
+/// What a holder does with its token.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Deed {
+    /// `SETSM TOKEN`.
+    Store,
+    /// `TOUCH TOKEN`.
+    Touch,
+    /// `RENEW`.
+    Renew { ms: u64 },
+    /// `RELEASE`.
+    Release,
+    /// `FAIL`.
+    Fail { retry_ms: u64 },
+}
+
+pub(super) const KINDS: usize = 23;
 /// How often each kind of action is drawn, before the seed has its say.
-const WEIGHTS: [u32; KINDS] = [60, 12, 2, 5, 3, 1, 3, 6, 1, 1, 5, 2, 15, 10, 15, 12, 1, 1, 1];
+const WEIGHTS: [u32; KINDS] = [60, 12, 2, 5, 3, 3, 3, 6, 1, 1, 5, 2, 15, 10, 15, 12, 1, 1, 1, 20, 12, 25, 6];
 
 /// The weights of one seed.
 pub(super) fn weights(rng: &mut StdRng) -> [u32; KINDS] {
@@ -71,17 +106,16 @@ impl World {
         let percent = self.rng.random_range(0..100);
         match kind.unwrap_or(0) {
             // A hit decides nothing: rather let the key go, so that the next one misses.
-            0 if self.keyspace.contains_key(&place) => Action::Perish { place },
-            0 => {
-                let wait_ms = if percent < 15 { 0 } else { self.some_ms() };
-                Action::Ask { who, place, wait_ms, lease_ms: self.some_ms() }
-            }
-            1 => Action::Store { place: self.clients[who].grants.last().map_or(place, |grant| Place::of(&grant.slot)) },
+            0 if self.sight(place) == Sight::Fresh && percent < 50 => Action::Age { place },
+            0 if matches!(self.sight(place), Sight::Fresh | Sight::WrongType) => Action::Perish { place },
+            0 => Action::Ask { who, place, terms: self.some_terms() },
+            1 => Action::Store { place: self.clients[who].grants.back().map_or(place, |grant| Place::of(&grant.slot)) },
             2 => Action::Void { place },
             3 => Action::Delete { place },
             4 => Action::Set { place },
-            5 => Action::Push { place },
-            6 => Action::Look { key: place.key },
+            5 if percent < 50 => Action::Push { place },
+            5 => Action::Count { place: self.some_early_and_gone().unwrap_or(place) },
+            6 => Action::Look { key: self.some_early().unwrap_or(place).key },
             7 => Action::Perish { place },
             8 => Action::Flush { only: (percent < 70).then_some(place.db) },
             9 => Action::Swap { one: place.db, other: self.rng.random_range(0..self.dbs) },
@@ -97,8 +131,43 @@ impl World {
             16 => Action::Demote,
             17 => Action::Migrate { place },
             18 => Action::Limit { waiters_max: if percent < 30 { percent as usize / 3 } else { 1_000 } },
+            19 => {
+                let number = self.rng.random_range(1..=4);
+                let keys = (0..number).map(|_| self.rng.random_range(0..self.keys)).collect();
+                Action::AskMany { who, db: place.db, keys, terms: self.some_terms() }
+            }
+            20 => Action::AskEarly { who, place: self.some_fresh().unwrap_or(place), terms: self.some_terms() },
+            21 => self.some_proof(place),
+            22 => Action::Age { place },
             kind => panic!("kind {kind} is not drawn"),
         }
+    }
+
+    /// Mostly a live token, often a dead one, sometimes one that nobody drew.
+    fn some_proof(&mut self, place: Place) -> Action {
+        let all: Vec<_> = (0..self.clients.len())
+            .flat_map(|who| (0..self.clients[who].grants.len()).map(move |nth| (who, nth)))
+            .collect();
+        let live: Vec<_> = all.iter().copied().filter(|(who, nth)| self.is_live(*who, *nth)).collect();
+        let among = if self.rng.random_bool(0.7) && !live.is_empty() { live } else { all };
+        let known = among.get(self.rng.random_range(0..among.len().max(1))).copied();
+        let (who, nth) = known.map_or((0, None), |(who, nth)| (who, Some(nth)));
+        let nth = nth.filter(|_| self.rng.random_bool(0.9));
+        let elsewhere = self.rng.random_bool(0.05).then_some(place);
+        let deed = match self.rng.random_range(0..10) {
+            0..2 => Deed::Store,
+            2 | 3 => Deed::Touch,
+            4 | 5 => Deed::Renew { ms: self.some_ms() },
+            6 | 7 => Deed::Release,
+            _ => Deed::Fail { retry_ms: if self.rng.random_bool(0.5) { 1 } else { self.some_ms() } },
+        };
+        Action::Prove { who, nth, elsewhere, deed }
+    }
+
+    fn some_terms(&mut self) -> Terms {
+        let wait_ms = if self.rng.random_bool(0.15) { 0 } else { self.some_ms() };
+        let bond = if self.rng.random_bool(0.3) { Bond::Bound } else { Bond::Free };
+        Terms { wait_ms, lease_ms: self.some_ms(), bond, takes_stale: self.rng.random_bool(0.6) }
     }
 
     /// Rather one that is free to ask than one that waits.

@@ -5,14 +5,16 @@
 //! flat list of waiters and one of leases, and searches them. It predicts every decision; a
 //! [`Model`] is told of each call to the book, and [`Model::agree`] then compares all that can be
 //! seen. What the contract leaves open it learns from the book and holds it to: the numbers of
-//! grants, and the order of answers that say the same.
+//! grants, their tokens, and the order of answers that say the same.
 
-use crate::engine::lease::{Asked, Caller, Doubt, Found, LeaseBook, Serial, Tally};
+use crate::engine::lease::{Asked, Caller, Doubt, Failure, Found, Grant, Serial, Served, Tally};
 use crate::engine::outbox::Answer;
 use crate::engine::time::MonoMillis;
-use crate::engine::waiters::{ClientId, DbId, Slot, WaiterId};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::engine::waiters::{Bond, ClientId, DbId, Kind, Slot, WaiterId};
+use std::collections::BTreeMap;
 use std::rc::Rc;
+
+mod agree;
 
 /// A key of the simulated world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +46,9 @@ type GrantNo = usize;
 struct Lease {
     number: GrantNo,
     holder: ClientId,
+    bond: Bond,
+    is_early: bool,
+    serves_stale: bool,
     granted: MonoMillis,
     deadline: MonoMillis,
     doubt: Option<Doubt>,
@@ -58,24 +63,49 @@ enum Verdict {
 
 struct Waiter {
     client: ClientId,
-    place: Place,
+    /// In the order in which they were given.
+    places: Vec<Place>,
+    /// All it ever waited for.
+    group: Vec<Place>,
+    kind: Kind,
     lease_ms: u64,
+    bond: Bond,
     since: MonoMillis,
     deadline: MonoMillis,
     /// The number of the decision, the same for all decided at once, and what it was.
     verdict: Option<(u64, Verdict)>,
 }
 
+/// What is known of a grant.
+struct Granted {
+    place: Place,
+    deadline: MonoMillis,
+    serial: Option<Serial>,
+}
+
+/// What falls due; of two at one instant the lesser goes first, so that a waiter takes over rather
+/// than gives up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Lease(Place),
+    Wait(WaiterId),
+    Retry(Place),
+}
+
 #[derive(Default)]
 pub(super) struct Model {
     leases: BTreeMap<Place, Lease>,
     waiters: BTreeMap<WaiterId, Waiter>,
-    serials: Vec<Option<Serial>>,
-    serials_seen: BTreeSet<Serial>,
+    failures: BTreeMap<Place, Failure>,
+    grants: Vec<Granted>,
+    serials: BTreeMap<Serial, GrantNo>,
+    tokens: BTreeMap<u128, Serial>,
     decisions: u64,
     tally: Tally,
     /// Leases that ended otherwise than the tally counts: by a value, a refusal, a new role.
     leases_done: u64,
+    /// How often a group went on waiting for keys that were leased again.
+    pub waits_again: u64,
     waits_left: u64,
     waits_answered: u64,
     peak: usize,
@@ -83,43 +113,128 @@ pub(super) struct Model {
 
 impl Model {
     pub fn ask(&mut self, place: Place, caller: Caller, waiters_max: usize, now: MonoMillis, asked: &Asked) {
-        if self.leases.get(&place).is_some_and(|lease| lease.deadline <= now) {
-            self.tally.leases_expired += 1;
+        self.end_overdue(place, now);
+        if let Some(lease) = self.leases.get(&place) {
+            if caller.wait_ms == 0 || lease.holder == caller.client || self.waiters.len() >= waiters_max {
+                let left_ms = lease.deadline.0 - now.0;
+                return assert_eq!(*asked, Asked::Leased { left_ms }, "{caller:?} may not wait");
+            }
+            let Asked::Parked(id) = asked else { panic!("{caller:?} waits, but is told {asked:?}") };
+            return self.park(*id, vec![place], Kind::Single, caller, now);
+        }
+        if let Some(failure) = self.failure(place, now) {
+            return assert_eq!(*asked, Asked::Failed(failure.clone()), "too early for {caller:?}");
+        }
+        let Asked::Won(grant) = asked else { panic!("no lease is out, so {caller:?} wins, not {asked:?}") };
+        self.grant_told(place, caller, now, grant);
+    }
+
+    pub fn ask_stale(&mut self, place: Place, caller: Caller, now: MonoMillis, asked: &Asked) {
+        self.ask(place, Caller { wait_ms: 0, ..caller }, 0, now, asked);
+        if let Asked::Won(_) = asked {
+            self.leases.get_mut(&place).expect("just granted").serves_stale = true;
+        }
+    }
+
+    pub fn ask_early(&mut self, place: Place, caller: Caller, now: MonoMillis, granted: Option<&Grant>) {
+        self.end_overdue(place, now);
+        let may = !self.leases.contains_key(&place) && self.failure(place, now).is_none();
+        assert_eq!(granted.is_some(), may, "whether {caller:?} refreshes early");
+        if let Some(grant) = granted {
+            self.grant_told(place, caller, now, grant);
+            self.leases.get_mut(&place).expect("just granted").is_early = true;
+            self.tally.early_refreshes += 1;
+        }
+    }
+
+    pub fn wait_for_all(
+        &mut self,
+        places: Vec<Place>,
+        caller: Caller,
+        waiters_max: usize,
+        now: MonoMillis,
+        id: Option<WaiterId>,
+    ) {
+        let leased = |place| self.leases.get(place).is_some_and(|lease: &Lease| lease.holder != caller.client);
+        let may = caller.wait_ms > 0 && self.waiters.len() < waiters_max && !places.is_empty();
+        assert_eq!(id.is_some(), may && places.iter().all(leased), "whether {caller:?} waits for {places:?}");
+        if let Some(id) = id {
+            self.park(id, places, Kind::Group, caller, now);
+        }
+    }
+
+    pub fn holds(&mut self, place: Place, serial: Option<Serial>, now: MonoMillis) -> bool {
+        self.end_overdue(place, now);
+        let number = serial.map(|serial| self.serials[&serial]);
+        number.is_some() && self.leases.get(&place).map(|lease| lease.number) == number
+    }
+
+    pub fn renew(&mut self, place: Place, serial: Option<Serial>, ms: u64, now: MonoMillis) -> bool {
+        let holds = self.holds(place, serial, now);
+        if holds {
+            self.leases.get_mut(&place).expect("held").deadline = now.after(ms);
+        }
+        holds
+    }
+
+    pub fn release(&mut self, place: Place, serial: Option<Serial>, now: MonoMillis) -> bool {
+        let holds = self.holds(place, serial, now);
+        if holds {
+            self.tally.leases_released += 1;
             self.hand_over(place, now);
         }
-        let Some(lease) = self.leases.get(&place) else {
-            let Asked::Won(grant) = asked else { panic!("no lease is out, so {caller:?} wins, not {asked:?}") };
-            assert_eq!(Place::of(&grant.slot), place, "a grant of another key");
-            let number = self.grant(place, caller.client, caller.lease_ms, None, now);
-            return self.learn(number, grant.serial);
-        };
-        if caller.wait_ms == 0 || lease.holder == caller.client || self.waiters.len() >= waiters_max {
-            let left_ms = lease.deadline.0 - now.0;
-            return assert_eq!(*asked, Asked::Leased { left_ms }, "{caller:?} may not wait");
+        holds
+    }
+
+    pub fn fail(&mut self, place: Place, serial: Option<Serial>, failure: Failure, now: MonoMillis) -> bool {
+        let holds = self.holds(place, serial, now);
+        if holds {
+            self.leases.remove(&place);
+            self.tally.leases_failed += 1;
+            self.pass_groups(place);
+            self.decide(place, &Verdict::Is(Answer::Failed(failure.clone())));
+            self.failures.insert(place, failure);
         }
-        let Asked::Parked(id) = asked else { panic!("{caller:?} waits, but is told {asked:?}") };
-        assert!(self.waiters.keys().all(|other| other < id), "{id:?} is not the youngest");
-        let (client, lease_ms, deadline) = (caller.client, caller.lease_ms, now.after(caller.wait_ms));
-        self.waiters.insert(*id, Waiter { client, place, lease_ms, since: now, deadline, verdict: None });
-        self.tally.waits += 1;
-        self.peak = self.peak.max(self.waiters.len());
+        holds
+    }
+
+    pub fn disconnect(&mut self, client: ClientId, now: MonoMillis) {
+        for place in self.bound_to(client) {
+            self.tally.leases_disconnected += 1;
+            self.hand_over(place, now);
+        }
+    }
+
+    pub fn bound_to(&self, client: ClientId) -> Vec<Place> {
+        let bound = |lease: &Lease| lease.holder == client && lease.bond == Bond::Bound;
+        self.leases.iter().filter(|(_, lease)| bound(lease)).map(|(place, _)| *place).collect()
     }
 
     pub fn cost_ms(&self, place: Place, now: MonoMillis) -> Option<u64> {
         self.leases.get(&place).map(|lease| now.0 - lease.granted.0)
     }
 
-    pub fn lease_left_ms(&self, place: Place, now: MonoMillis) -> u64 {
-        self.leases.get(&place).map_or(0, |lease| lease.deadline.0.saturating_sub(now.0))
-    }
-
-    pub fn settle(&mut self, place: Place, value: &Rc<[u8]>, now: MonoMillis) {
-        if let Some(lease) = self.leases.remove(&place) {
-            self.leases_done += 1;
-            let served = self.decide(place, &Verdict::Is(Answer::Value(Rc::clone(value))));
-            self.tally.loads_avoided += served;
-            self.tally.load_ms_avoided += served * (now.0 - lease.granted.0);
+    pub fn settle(&mut self, place: Place, served: &Served, now: MonoMillis) {
+        self.failures.remove(&place);
+        let Some(lease) = self.leases.remove(&place) else { return };
+        self.leases_done += 1;
+        self.pass_groups(place);
+        let value = Verdict::Is(Answer::Value(served.clone()));
+        let mut avoided = 0;
+        if let Some(heir) = self.unheard(lease.number) {
+            self.waiters.get_mut(&heir).expect("an heir").verdict = None;
+            if self.waiters[&heir].kind == Kind::Group {
+                self.decide_one(heir, Verdict::Is(Answer::Look));
+            } else {
+                self.decide_one(heir, value.clone());
+                // The same decision as of those behind it.
+                self.decisions -= 1;
+                avoided += 1;
+            }
         }
+        avoided += self.decide(place, &value);
+        self.tally.loads_avoided += avoided;
+        self.tally.load_ms_avoided += avoided * (now.0 - lease.granted.0);
     }
 
     pub fn void(&mut self, place: Place, now: MonoMillis) {
@@ -148,72 +263,46 @@ impl Model {
         any
     }
 
-    pub fn is_leased(&self, place: Place) -> bool {
-        self.leases.contains_key(&place)
-    }
-
-    pub fn is_doubted(&self, place: Place) -> bool {
-        self.leases.get(&place).is_some_and(|lease| lease.doubt.is_some())
-    }
-
     pub fn resolve(&mut self, place: Place, found: Found, now: MonoMillis) {
-        let Some(doubt) = self.leases.get_mut(&place).and_then(|lease| lease.doubt.take()) else { return };
+        let waited_for = self.is_waited_for(place);
+        let Some(lease) = self.leases.get_mut(&place) else { return };
+        let Some(doubt) = lease.doubt.take() else { return };
         match found {
-            Found::Fresh(value) => self.settle(place, &value, now),
+            // It was there all the time, and one refreshes it.
+            Found::Fresh(_) if doubt == Doubt::Appeared && lease.is_early && !waited_for => {}
+            Found::Fresh(served) => self.settle(place, &served, now),
             Found::WrongType => self.refuse(place, Answer::WrongType),
-            Found::Nothing if doubt == Doubt::Invalidated => self.void(place, now),
-            Found::Nothing => {}
+            Found::Nothing if doubt == Doubt::Invalidated || lease.is_early || lease.serves_stale => {
+                self.void(place, now);
+            }
+            Found::Stale if doubt == Doubt::Invalidated => {
+                self.void(place, now);
+                if let Some(lease) = self.leases.get_mut(&place) {
+                    lease.serves_stale = true;
+                    self.pass_groups(place);
+                    self.decide(place, &Verdict::Is(Answer::Look));
+                }
+            }
+            Found::Nothing | Found::Stale => {}
         }
     }
 
-    /// All that is due, the earliest first; at one instant leases end before waits, so that a
-    /// waiter takes over rather than gives up.
+    /// All that is due, the earliest first.
     pub fn expire(&mut self, now: MonoMillis) {
-        loop {
-            let leases = self.leases.iter().map(|(place, lease)| (lease.deadline, Ok(*place)));
-            let waits = self.queued().map(|(id, waiter)| (waiter.deadline, Err(id)));
-            let first = leases.chain(waits).filter(|(deadline, _)| *deadline <= now).min();
-            match first {
-                None => return,
-                Some((_, Ok(place))) => {
+        while let Some((_, due)) = self.dues().filter(|(at, _)| *at <= now).min() {
+            match due {
+                Due::Lease(place) => {
                     self.tally.leases_expired += 1;
                     self.hand_over(place, now);
                 }
-                Some((_, Err(id))) => self.time_out(id, now),
+                Due::Wait(id) => self.time_out(id, now),
+                Due::Retry(place) => drop(self.failures.remove(&place)),
             }
         }
     }
 
-    /// A waiter leaves, with the answer that was decided for it, if one was.
-    pub fn leave(&mut self, id: WaiterId, now: MonoMillis, answer: Option<&Answer>) {
-        let Some(waiter) = self.waiters.remove(&id) else {
-            return assert_eq!(answer, None, "an answer for {id:?}, who is not there");
-        };
-        self.waits_left += 1;
-        self.tally.wait_ms_total += now.0 - waiter.since.0;
-        match (waiter.verdict, answer) {
-            (None, None) => {}
-            (Some((_, verdict)), Some(answer)) => self.same(waiter.place, &verdict, answer),
-            (verdict, answer) => panic!("{id:?} leaves with {answer:?}, but {verdict:?} was decided"),
-        }
-    }
-
-    /// An answer reaches a waiter: the one decided for it, and nobody is overtaken.
-    pub fn deliver(&mut self, id: WaiterId, answer: &Answer, now: MonoMillis) {
-        let waiter = self.waiters.remove(&id).unwrap_or_else(|| panic!("{id:?} is answered and does not wait"));
-        let (decision, verdict) =
-            waiter.verdict.unwrap_or_else(|| panic!("nothing was decided for {id:?}: {answer:?}"));
-        self.same(waiter.place, &verdict, answer);
-        for (other, (before, theirs)) in self.waiters.iter().filter_map(|(id, w)| Some((id, w.verdict.as_ref()?))) {
-            assert!(*before > decision || theirs == &verdict || *before == decision, "{id:?} overtakes {other:?}");
-            assert!(*before != decision || *other > id, "{id:?} overtakes the older {other:?}");
-        }
-        self.waits_answered += 1;
-        self.tally.wait_ms_total += now.0 - waiter.since.0;
-    }
-
     pub fn give_back(&mut self, place: Place, serial: Serial, now: MonoMillis) {
-        if self.leases.get(&place).is_some_and(|lease| self.serials[lease.number] == Some(serial)) {
+        if self.leases.get(&place).is_some_and(|lease| self.grants[lease.number].serial == Some(serial)) {
             self.tally.leases_disconnected += 1;
             self.hand_over(place, now);
         }
@@ -222,6 +311,7 @@ impl Model {
     pub fn forget_all(&mut self, answer: &Answer) {
         self.leases_done += self.leases.len() as u64;
         self.leases.clear();
+        self.failures.clear();
         let queued: Vec<_> = self.queued().map(|(id, _)| id).collect();
         self.decisions += 1;
         for id in queued {
@@ -229,39 +319,41 @@ impl Model {
         }
     }
 
-    /// Compares everything that can be seen of `book`, and the model with itself.
-    pub fn agree(&mut self, book: &LeaseBook) {
-        assert_eq!(book.leases(), self.leases.len(), "leases out");
-        assert_eq!(book.waiters().len(), self.waiters.len(), "waiters");
-        assert_eq!(book.waiters().peak(), self.peak, "peak of waiters");
-        let learnt: Vec<_> =
-            self.leases.iter().map(|(place, lease)| (lease.number, self.agree_on(*place, book))).collect();
-        learnt.into_iter().for_each(|(number, serial)| self.learn(number, serial));
-        let mut decided = 0;
-        for (id, answer) in book.decided() {
-            decided += 1;
-            let waiter = self.waiters.get(&id).unwrap_or_else(|| panic!("{id:?} is to be answered and does not wait"));
-            let Some((_, verdict)) = &waiter.verdict else { panic!("{id:?} is to be told {answer:?} for no reason") };
-            self.same(waiter.place, verdict, answer);
-        }
-        assert_eq!(decided, self.waiters.len() - self.queued().count(), "answers decided");
-        assert_eq!(book.has_answers(), decided > 0);
-        assert_eq!(book.is_idle(), self.leases.is_empty() && self.waiters.is_empty());
-        assert_eq!(book.tally, self.tally);
-        let t = self.tally;
-        let ended = t.leases_expired + t.leases_voided + t.leases_disconnected + self.leases_done;
-        assert_eq!(t.leases_granted, ended + self.leases.len() as u64, "each lease ends once");
-        assert_eq!(t.waits, self.waits_answered + self.waits_left + self.waiters.len() as u64, "each wait ends once");
-        for (id, waiter) in self.queued() {
-            assert!(self.leases.contains_key(&waiter.place), "{id:?} waits for nobody");
-        }
+    pub fn is_leased(&self, place: Place) -> bool {
+        self.leases.contains_key(&place)
     }
 
-    /// After what was due at `now` has ended, all that remains lies in the future.
-    pub fn agree_nothing_is_due(&self, book: &LeaseBook, now: MonoMillis) {
-        let queued = self.queued().map(|(_, waiter)| waiter.deadline);
-        assert!(self.leases.values().map(|lease| lease.deadline).chain(queued).all(|deadline| deadline > now));
-        assert!(book.next_due().is_none_or(|at| at > now), "something is due and is not done");
+    pub fn is_early(&self, place: Place) -> bool {
+        self.leases.get(&place).is_some_and(|lease| lease.is_early)
+    }
+
+    pub fn is_waited_for(&self, place: Place) -> bool {
+        self.queued_at(place).next().is_some()
+    }
+
+    pub fn is_doubted(&self, place: Place) -> bool {
+        self.leases.get(&place).is_some_and(|lease| lease.doubt.is_some())
+    }
+
+    /// Why nobody is granted the lease on `place` at `now`, if so.
+    pub fn failure(&self, place: Place, now: MonoMillis) -> Option<&Failure> {
+        self.failures.get(&place).filter(|failure| failure.until > now)
+    }
+
+    /// True if a failure is over and its end has not been noted.
+    pub fn has_past_failure(&self, place: Place, now: MonoMillis) -> bool {
+        self.failures.get(&place).is_some_and(|failure| failure.until <= now)
+    }
+
+    /// How it waits, if its answer is open.
+    pub fn waiting(&self, id: WaiterId) -> Option<(Kind, usize)> {
+        self.queued().find(|(other, _)| *other == id).map(|(_, waiter)| (waiter.kind, waiter.places.len()))
+    }
+
+    /// The waiter that was handed the lease on `place` and has not heard of it.
+    pub fn heir(&self, place: Place) -> Option<Kind> {
+        let heir = self.unheard(self.leases.get(&place)?.number)?;
+        Some(self.waiters[&heir].kind)
     }
 
     pub fn leases(&self) -> usize {
@@ -272,27 +364,57 @@ impl Model {
         self.waiters.len()
     }
 
+    fn unheard(&self, number: GrantNo) -> Option<WaiterId> {
+        let won = |waiter: &Waiter| matches!(waiter.verdict, Some((_, Verdict::Won(theirs))) if theirs == number);
+        self.waiters.iter().find(|(_, waiter)| won(waiter)).map(|(id, _)| *id)
+    }
+
     /// Those whose answer is open, oldest first.
     fn queued(&self) -> impl Iterator<Item = (WaiterId, &Waiter)> {
         self.waiters.iter().filter(|(_, waiter)| waiter.verdict.is_none()).map(|(id, waiter)| (*id, waiter))
     }
 
-    fn agree_on(&self, place: Place, book: &LeaseBook) -> Serial {
-        let lease = &self.leases[&place];
-        let view = book.view(place.db, &place.name()).unwrap_or_else(|| panic!("no lease on {place:?}"));
-        assert_eq!(view.holder, lease.holder, "holder of {place:?}");
-        assert_eq!((view.granted, view.deadline), (lease.granted, lease.deadline), "times of {place:?}");
-        assert_eq!(view.doubt, lease.doubt, "doubt on {place:?}");
-        let queue = self.queued().filter(|(_, waiter)| waiter.place == place).map(|(id, _)| id);
-        assert!(view.queue.iter().copied().eq(queue), "queue of {place:?}");
-        view.serial
+    fn queued_at(&self, place: Place) -> impl Iterator<Item = (WaiterId, &Waiter)> {
+        self.queued().filter(move |(_, waiter)| waiter.places.contains(&place))
     }
 
-    fn grant(&mut self, place: Place, holder: ClientId, ms: u64, doubt: Option<Doubt>, now: MonoMillis) -> GrantNo {
-        let number = self.serials.len();
-        self.serials.push(None);
-        let lease = Lease { number, holder, granted: now, deadline: now.after(ms), doubt };
+    fn dues(&self) -> impl Iterator<Item = (MonoMillis, Due)> + '_ {
+        let leases = self.leases.iter().map(|(place, lease)| (lease.deadline, Due::Lease(*place)));
+        let waits = self.queued().map(|(id, waiter)| (waiter.deadline, Due::Wait(id)));
+        let retries = self.failures.iter().map(|(place, failure)| (failure.until, Due::Retry(*place)));
+        leases.chain(waits).chain(retries)
+    }
+
+    fn end_overdue(&mut self, place: Place, now: MonoMillis) {
+        if self.leases.get(&place).is_some_and(|lease| lease.deadline <= now) {
+            self.tally.leases_expired += 1;
+            self.hand_over(place, now);
+        }
+    }
+
+    fn park(&mut self, id: WaiterId, places: Vec<Place>, kind: Kind, caller: Caller, now: MonoMillis) {
+        assert!(self.waiters.keys().all(|other| *other < id), "{id:?} is not the youngest");
+        let Caller { client, lease_ms, bond, wait_ms } = caller;
+        let deadline = now.after(wait_ms);
+        let group = places.clone();
+        let since = now;
+        self.waiters.insert(id, Waiter { client, places, group, kind, lease_ms, bond, since, deadline, verdict: None });
+        self.tally.waits += 1;
+        self.peak = self.peak.max(self.waiters.len());
+    }
+
+    fn grant_told(&mut self, place: Place, caller: Caller, now: MonoMillis, grant: &Grant) {
+        let number = self.grant(place, caller.client, caller.lease_ms, caller.bond, now);
+        self.same(&Verdict::Won(number), &Answer::Won(grant.clone()));
+    }
+
+    fn grant(&mut self, place: Place, holder: ClientId, ms: u64, bond: Bond, now: MonoMillis) -> GrantNo {
+        let (number, deadline) = (self.grants.len(), now.after(ms));
+        self.grants.push(Granted { place, deadline, serial: None });
+        let lease =
+            Lease { number, holder, bond, is_early: false, serves_stale: false, granted: now, deadline, doubt: None };
         assert!(self.leases.insert(place, lease).is_none(), "two leases on {place:?}");
+        assert!(self.failure(place, now).is_none(), "granted too early after a failure");
         self.tally.leases_granted += 1;
         number
     }
@@ -300,28 +422,57 @@ impl Model {
     /// Ends the lease on `place`; the oldest who waits there holds the next one.
     fn hand_over(&mut self, place: Place, now: MonoMillis) {
         let Some(lease) = self.leases.remove(&place) else { return };
-        let Some((id, heir)) = self.queued().find(|(_, waiter)| waiter.place == place) else { return };
-        let number = self.grant(place, heir.client, heir.lease_ms, lease.doubt, now);
+        // One who has not heard of that lease comes before all who wait.
+        let unheard = self.unheard(lease.number).filter(|heir| self.waiters[heir].kind == Kind::Single);
+        let oldest = self.queued_at(place).next().map(|(id, _)| id);
+        let Some(id) = unheard.or(oldest) else { return };
+        let heir = self.waiters.get_mut(&id).expect("it waits");
+        heir.verdict = None;
+        let heir = &self.waiters[&id];
+        let number = self.grant(place, heir.client, heir.lease_ms, heir.bond, now);
+        self.leases.get_mut(&place).expect("just granted").doubt = lease.doubt;
         self.tally.handovers += 1;
         self.decide_one(id, Verdict::Won(number));
     }
 
+    /// `place` is not leased any more: who waits for others too goes on with those.
+    fn pass_groups(&mut self, place: Place) {
+        let groups: Vec<_> = self.queued_at(place).filter(|(_, w)| w.kind == Kind::Group).map(|(id, _)| id).collect();
+        for id in groups {
+            let waiter = self.waiters.get_mut(&id).expect("queued");
+            waiter.places.retain(|other| *other != place);
+            if waiter.places.is_empty() {
+                // Some may have been set, invalidated and leased again.
+                let again =
+                    |place: &&Place| self.leases.get(place).is_some_and(|lease| !lease.is_early && !lease.serves_stale);
+                waiter.places = waiter.group.iter().filter(again).copied().collect();
+                self.waits_again += u64::from(!waiter.places.is_empty());
+                if waiter.places.is_empty() {
+                    self.decide_one(id, Verdict::Is(Answer::Look));
+                }
+            }
+        }
+    }
+
     fn time_out(&mut self, id: WaiterId, now: MonoMillis) {
-        let lease = &self.leases[&self.waiters[&id].place];
-        let left_ms = lease.deadline.0.saturating_sub(now.0);
+        let left_ms = self.lease_left_ms(id, now);
         self.tally.waits_timed_out += 1;
-        self.decide_one(id, Verdict::Is(Answer::Leased { left_ms }));
+        let group = self.waiters[&id].kind == Kind::Group;
+        self.decide_one(id, Verdict::Is(if group { Answer::Look } else { Answer::Leased { left_ms } }));
+    }
+
+    fn lease_left_ms(&self, id: WaiterId, now: MonoMillis) -> u64 {
+        self.leases[&self.waiters[&id].places[0]].deadline.0.saturating_sub(now.0)
     }
 
     /// Decides for all who wait at `place`; how many they are.
     fn decide(&mut self, place: Place, verdict: &Verdict) -> u64 {
         self.decisions += 1;
-        let mut number = 0;
-        for waiter in self.waiters.values_mut().filter(|waiter| waiter.place == place && waiter.verdict.is_none()) {
-            waiter.verdict = Some((self.decisions, verdict.clone()));
-            number += 1;
+        let queued: Vec<_> = self.queued_at(place).map(|(id, _)| id).collect();
+        for id in &queued {
+            self.waiters.get_mut(id).expect("queued").verdict = Some((self.decisions, verdict.clone()));
         }
-        number
+        queued.len() as u64
     }
 
     fn decide_one(&mut self, id: WaiterId, verdict: Verdict) {
@@ -330,23 +481,9 @@ impl Model {
         assert_eq!(waiter.verdict, None, "{id:?} is answered twice");
         waiter.verdict = Some((self.decisions, verdict));
     }
+}
 
-    fn same(&self, place: Place, verdict: &Verdict, answer: &Answer) {
-        match (verdict, answer) {
-            (Verdict::Won(number), Answer::Won(grant)) => {
-                assert_eq!(Place::of(&grant.slot), place, "a grant of another key");
-                assert_eq!(self.serials[*number], Some(grant.serial), "another grant");
-            }
-            (Verdict::Is(expected), answer) => assert_eq!(answer, expected),
-            (Verdict::Won(_), answer) => panic!("{answer:?} instead of the lease"),
-        }
-    }
-
-    fn learn(&mut self, number: GrantNo, serial: Serial) {
-        match self.serials[number] {
-            Some(known) => assert_eq!(known, serial, "a lease changed its number"),
-            None => assert!(self.serials_seen.insert(serial), "{serial:?} was used before"),
-        }
-        self.serials[number] = Some(serial);
-    }
+/// What the last holder said, in every failure of this world.
+pub(super) fn message() -> Rc<[u8]> {
+    b"no route"[..].into()
 }

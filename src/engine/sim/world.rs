@@ -6,27 +6,53 @@
 //! comparison of the two. To add a feature: an action and its weight, its method here, and what
 //! it means in the model.
 
-use super::action::{weights, Action, KINDS};
+use super::action::{weights, Action, Terms, KINDS};
 use super::model::{name, Model, Place};
-use crate::engine::lease::{Asked, Caller, Doubt, Found, Grant, LeaseBook};
+use crate::engine::lease::{Doubt, Found, Grant, LeaseBook, Served};
 use crate::engine::outbox::Answer;
-use crate::engine::time::MonoMillis;
-use crate::engine::waiters::{ClientId, DbId, Slot, WaiterId};
+use crate::engine::time::{MonoMillis, UnixMillis};
+use crate::engine::waiters::{ClientId, DbId, Kind, Slot, WaiterId};
+use event::told;
+pub(super) use event::Event;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+mod event;
+mod reader;
+mod writer;
+
 pub(super) enum Held {
-    /// A fresh value, and when it last came to be under this key.
-    Value(Rc<[u8]>),
+    Value { value: Rc<[u8]>, is_fresh: bool },
     WrongType,
+}
+
+/// What a command finds under a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    Nothing,
+    Fresh,
+    Stale,
+    WrongType,
+}
+
+/// A question about several keys.
+pub(super) struct Many {
+    db: DbId,
+    keys: Vec<u8>,
+    terms: Terms,
+}
+
+pub(super) struct Wait {
+    id: WaiterId,
+    many: Option<Many>,
 }
 
 pub(super) struct Client {
     id: ClientId,
-    pub(super) waits: Option<WaiterId>,
-    pub(super) grants: Vec<Grant>,
+    pub(super) waits: Option<Wait>,
+    pub(super) grants: VecDeque<Grant>,
 }
 
 pub(super) struct World {
@@ -34,8 +60,8 @@ pub(super) struct World {
     now: MonoMillis,
     book: LeaseBook,
     model: Model,
-    pub(super) keyspace: BTreeMap<Place, Held>,
-    /// The step at which each value, by its number, last appeared under a key.
+    keyspace: BTreeMap<Place, Held>,
+    /// The step at which each value, by its number, last came to be fresh under a key.
     appeared: Vec<u64>,
     pub(super) clients: Vec<Client>,
     clients_ever: u64,
@@ -50,45 +76,11 @@ pub(super) struct World {
     pub seen: BTreeMap<Event, u64>,
 }
 
-/// The rarer things that may come about; counted, to know that the search reaches them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Event {
-    Parked,
-    Crowded,
-    AskedForOwnLease,
-    AskedWhenOverdue,
-    GivenBack,
-    GivenBackOutdated,
-    GivenBackInDoubt,
-    LeftWithAnswer,
-    ToldValue,
-    ToldLeased,
-    ToldWon,
-    ToldRefusal,
-}
-
-impl Event {
-    pub const ALL: [Self; 12] = [
-        Self::Parked,
-        Self::Crowded,
-        Self::AskedForOwnLease,
-        Self::AskedWhenOverdue,
-        Self::GivenBack,
-        Self::GivenBackOutdated,
-        Self::GivenBackInDoubt,
-        Self::LeftWithAnswer,
-        Self::ToldValue,
-        Self::ToldLeased,
-        Self::ToldWon,
-        Self::ToldRefusal,
-    ];
-}
-
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let weights = weights(&mut rng);
-        let (dbs, keys) = (rng.random_range(1..=3), rng.random_range(1..=3));
+        let (dbs, keys) = (rng.random_range(1..=3), rng.random_range(1..=4));
         let waiters_max = rng.random_range(0..40);
         let number = rng.random_range(1..=30);
         let mut world = Self {
@@ -119,11 +111,50 @@ impl World {
         self.now
     }
 
+    pub fn sight(&self, place: Place) -> Sight {
+        match self.keyspace.get(&place) {
+            None => Sight::Nothing,
+            Some(Held::WrongType) => Sight::WrongType,
+            Some(Held::Value { is_fresh: true, .. }) => Sight::Fresh,
+            Some(Held::Value { is_fresh: false, .. }) => Sight::Stale,
+        }
+    }
+
+    /// A key that holds a fresh value.
+    pub fn some_fresh(&self) -> Option<Place> {
+        self.keyspace.keys().copied().find(|place| self.sight(*place) == Sight::Fresh)
+    }
+
+    /// A key that one refreshes ahead of expiry.
+    pub fn some_early(&self) -> Option<Place> {
+        self.keyspace.keys().copied().find(|place| self.model.is_early(*place))
+    }
+
+    /// A key that one refreshed ahead of expiry, and that others wait for since it has gone.
+    pub fn some_early_and_gone(&self) -> Option<Place> {
+        let waited = |place: &Place| self.model.is_early(*place) && self.model.is_waited_for(*place);
+        self.places().find(|place| waited(place) && self.sight(*place) == Sight::Nothing)
+    }
+
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let (dbs, keys) = (self.dbs, self.keys);
+        (0..dbs).flat_map(move |db| (0..keys).map(move |key| Place { db, key }))
+    }
+
+    /// Whether that token of `who` proves a lease.
+    pub fn is_live(&self, who: usize, nth: usize) -> bool {
+        let grant = &self.clients[who].grants[nth];
+        self.book.inside(grant.slot.db, &grant.slot.key).is_some_and(|lease| lease.serial == grant.serial)
+    }
+
     /// Lets `action` happen, and checks everything.
     pub fn act(&mut self, action: Action) {
         self.step += 1;
         match action {
-            Action::Ask { who, place, wait_ms, lease_ms } => self.ask(who, place, wait_ms, lease_ms),
+            Action::Ask { who, place, terms } => self.ask(who, place, terms),
+            Action::AskMany { who, db, keys, terms } => self.ask_many(who, Many { db, keys, terms }),
+            Action::AskEarly { who, place, terms } => self.ask_early(who, place, terms),
+            Action::Prove { who, nth, elsewhere, deed } => self.prove(who, nth, elsewhere, deed),
             Action::Store { place } => self.store(place),
             Action::Void { place } => {
                 self.resolve_at(place);
@@ -143,17 +174,29 @@ impl World {
                 self.doubt(place.key, Doubt::Appeared);
                 self.keyspace.entry(place).or_insert(Held::WrongType);
             }
+            Action::Count { place } => {
+                self.doubt(place.key, Doubt::Appeared);
+                if self.sight(place) == Sight::Nothing {
+                    self.count(
+                        Event::AppearedWhileEarly,
+                        self.model.is_waited_for(place) && self.model.is_early(place),
+                    );
+                    self.new_value(place);
+                }
+            }
             Action::Look { key } => self.doubt(key, Doubt::Appeared),
+            Action::Age { place } => {
+                if let Some(Held::Value { is_fresh, .. }) = self.keyspace.get_mut(&place) {
+                    *is_fresh = false;
+                }
+            }
             Action::Perish { place } => drop(self.keyspace.remove(&place)),
             Action::Flush { only } => {
                 self.doubt_all(only);
                 self.keyspace.retain(|place, _| only.is_some_and(|db| db != place.db));
             }
             Action::Swap { one, other } => self.swap(one, other),
-            Action::Close { who } => {
-                self.leave(who);
-                self.clients[who] = self.connect();
-            }
+            Action::Close { who } => self.close(who),
             Action::Unblock { who } => self.leave(who),
             Action::Deliver { most, lost_percent } => self.deliver(most, lost_percent),
             Action::Resolve { most } => self.resolve(most),
@@ -175,13 +218,13 @@ impl World {
     /// Lets time run to its end: everybody is answered, and nothing stays behind.
     pub fn end(&mut self) {
         self.resolve(usize::MAX);
-        let enough = 2 * (self.model.waiters() + self.model.leases()) + 2;
-        for _ in 0..enough {
+        let mut ran_out = 2 * (self.model.waiters() + self.model.leases()) + 2 + usize::from(self.keys) * 3;
+        loop {
             self.deliver(usize::MAX, 0);
-            match self.book.next_due() {
-                Some(at) => self.now = self.now.max(at),
-                None => break,
-            }
+            let Some(at) = self.book.next_due() else { break };
+            assert!(ran_out > 0 || self.model.waiters() == 0, "somebody waits for ever");
+            ran_out = ran_out.saturating_sub(1);
+            self.now = self.now.max(at);
             self.expire(true);
             self.check();
         }
@@ -193,52 +236,16 @@ impl World {
     fn check(&mut self) {
         self.book.validate();
         self.model.agree(&self.book);
-        for place in self.keyspace.keys() {
+        *self.seen.entry(Event::GroupWaitedAgain).or_default() += std::mem::take(&mut self.model.waits_again);
+        if self.step % 8 == 0 {
+            self.model.agree_in_detail(&self.book, self.now, self.places());
+        }
+        for place in self.keyspace.keys().filter(|place| self.sight(**place) != Sight::Stale) {
             assert!(
-                !self.model.is_leased(*place) || self.model.is_doubted(*place),
+                !self.model.is_leased(*place) || self.model.is_doubted(*place) || self.model.is_early(*place),
                 "a lease is out on {place:?}, which holds something"
             );
         }
-    }
-
-    fn ask(&mut self, who: usize, place: Place, wait_ms: u64, lease_ms: u64) {
-        self.resolve_at(place);
-        let Client { id: client, waits: None, .. } = self.clients[who] else { return };
-        if self.keyspace.contains_key(&place) {
-            return;
-        }
-        let caller = Caller { client, wait_ms, lease_ms };
-        let waiting = self.book.waiters().len();
-        let before = self.book.view(place.db, &place.name()).map(|view| (view.holder, view.deadline));
-        let asked = self.book.ask(place.db, &place.name(), caller, self.waiters_max, self.now);
-        self.model.ask(place, caller, self.waiters_max, self.now, &asked);
-        self.count(Event::AskedWhenOverdue, before.is_some_and(|(_, deadline)| deadline <= self.now));
-        match asked {
-            Asked::Won(grant) => self.clients[who].grants.push(grant),
-            Asked::Parked(id) => {
-                assert!(waiting < self.waiters_max, "more wait than may");
-                self.clients[who].waits = Some(id);
-                self.parked.insert(id, self.step);
-                self.count(Event::Parked, true);
-            }
-            Asked::Leased { .. } => {
-                self.count(Event::AskedForOwnLease, before.is_some_and(|(holder, _)| holder == client));
-                self.count(Event::Crowded, wait_ms > 0 && waiting >= self.waiters_max);
-            }
-        }
-    }
-
-    fn store(&mut self, place: Place) {
-        self.resolve_at(place);
-        if matches!(self.keyspace.get(&place), Some(Held::WrongType)) {
-            return;
-        }
-        let (key, now) = (place.name(), self.now);
-        assert_eq!(self.book.cost_ms(place.db, &key, now), self.model.cost_ms(place, now));
-        assert_eq!(self.book.lease_left_ms(&slot(place), now), self.model.lease_left_ms(place, now));
-        let value = self.new_value(place);
-        self.book.settle(place.db, &key, || Rc::clone(&value), now);
-        self.model.settle(place, &value, now);
     }
 
     fn swap(&mut self, one: DbId, other: DbId) {
@@ -248,18 +255,43 @@ impl World {
         for (place, held) in std::mem::take(&mut self.keyspace) {
             let moves = place.db == one || place.db == other;
             let place = if moves { Place { db: swapped(place.db), ..place } } else { place };
-            if let (true, Held::Value(value)) = (moves, &held) {
+            if let (true, Held::Value { value, .. }) = (moves, &held) {
                 self.appeared[number(value)] = self.step;
             }
             self.keyspace.insert(place, held);
         }
     }
 
+    /// The connection closes; the server may hear of its wait first, or of the connection.
+    fn close(&mut self, who: usize) {
+        let gone = self.clients[who].id;
+        if self.rng.random_bool(0.5) {
+            self.disconnect(gone);
+            self.leave(who);
+        } else {
+            self.leave(who);
+            self.disconnect(gone);
+        }
+        assert_eq!(self.model.bound_to(gone), [], "a lease outlives the connection it is bound to");
+        self.clients[who] = self.connect();
+    }
+
+    fn disconnect(&mut self, gone: ClientId) {
+        let bound = self.model.bound_to(gone);
+        self.count(Event::BoundEnded, !bound.is_empty());
+        self.count(Event::BoundEndedInDoubt, bound.iter().any(|place| self.model.is_doubted(*place)));
+        assert_eq!(self.book.disconnect(gone, self.now), !bound.is_empty(), "whether it was bound to a lease");
+        self.model.disconnect(gone, self.now);
+        self.model.agree(&self.book);
+    }
+
     fn leave(&mut self, who: usize) {
-        let Some(id) = self.clients[who].waits.take() else { return };
+        let Some(Wait { id, .. }) = self.clients[who].waits.take() else { return };
+        let wide = self.model.waiting(id).is_some_and(|(_, places)| places > 1);
         let answer = self.book.leave(id, self.now);
         self.model.leave(id, self.now, answer.as_ref());
         self.count(Event::LeftWithAnswer, answer.is_some());
+        self.count(Event::GroupLeft, wide);
         if let Some(Answer::Won(grant)) = answer {
             self.give_back(&grant);
         }
@@ -270,28 +302,37 @@ impl World {
         for _ in 0..most {
             let Some((id, answer)) = self.book.deliver_next(self.now) else { return };
             self.model.deliver(id, &answer, self.now);
-            let who = self.clients.iter().position(|client| client.waits == Some(id)).expect("one of the connections");
-            self.clients[who].waits = None;
-            if let Answer::Value(value) = &answer {
-                assert!(self.appeared[number(value)] > self.parked[&id], "a value older than the question");
+            let waits = |client: &Client| client.waits.as_ref().is_some_and(|wait| wait.id == id);
+            let who = self.clients.iter().position(waits).expect("one of the connections");
+            let many = self.clients[who].waits.take().and_then(|wait| wait.many);
+            if let Answer::Value(served) = &answer {
+                assert!(many.is_none(), "one who waits for several keys is told the value of one");
+                assert!(self.appeared[number(&served.value)] > self.parked[&id], "a value older than the question");
             }
+            self.count(Event::SinglesLooked, many.is_none() && answer == Answer::Look);
             self.count(told(&answer), true);
-            let lost = self.rng.random_range(0..100) < lost_percent;
-            if lost {
+            if self.rng.random_range(0..100) < lost_percent {
+                if let Answer::Won(grant) = &answer {
+                    self.give_back(grant);
+                }
+                self.disconnect(self.clients[who].id);
                 self.clients[who] = self.connect();
+                continue;
             }
-            match answer {
-                Answer::Won(grant) if lost => self.give_back(&grant),
-                Answer::Won(grant) => self.clients[who].grants.push(grant),
-                _ => {}
+            if let Answer::Won(grant) = &answer {
+                self.take(who, grant.clone());
+            }
+            self.count(Event::GroupWon, many.is_some() && matches!(answer, Answer::Won(_)));
+            if let (Some(many), Answer::Won(_) | Answer::Look) = (many, answer) {
+                self.look_at_many(who, &many);
             }
         }
     }
 
     fn give_back(&mut self, grant: &Grant) {
         let place = Place::of(&grant.slot);
-        let view = self.book.view(place.db, &place.name()).filter(|view| view.serial == grant.serial);
-        let (current, has_heir) = (view.is_some(), view.is_some_and(|view| !view.queue.is_empty()));
+        let inside = self.book.inside(place.db, &place.name()).filter(|lease| lease.serial == grant.serial);
+        let (current, has_heir) = (inside.is_some(), inside.is_some_and(|lease| !lease.queue.is_empty()));
         self.count(Event::GivenBack, current);
         self.count(Event::GivenBackOutdated, !current);
         self.count(Event::GivenBackInDoubt, has_heir && self.model.is_doubted(place));
@@ -304,9 +345,18 @@ impl World {
         if after_resolving {
             self.resolve(usize::MAX);
         }
+        let groups: Vec<_> = self.parked.keys().filter(|id| self.waits_in_group(**id)).copied().collect();
         while self.book.expire_next(self.now) {}
         self.model.expire(self.now);
         self.model.agree_nothing_is_due(&self.book, self.now);
+        let looks = |id: &WaiterId| self.book.decided().any(|(other, answer)| other == *id && *answer == Answer::Look);
+        let timed_out = groups.into_iter().filter(looks).count();
+        self.count(Event::GroupTimedOut, timed_out > 0);
+        self.parked.retain(|id, _| self.book.waiters().get(*id).is_some());
+    }
+
+    fn waits_in_group(&self, id: WaiterId) -> bool {
+        self.model.waiting(id).is_some_and(|(kind, _)| kind == Kind::Group)
     }
 
     fn doubt(&mut self, key: u8, doubt: Doubt) {
@@ -336,14 +386,21 @@ impl World {
     }
 
     fn resolve_slot(&mut self, slot: &Slot) {
-        let found = match self.keyspace.get(&Place::of(slot)) {
+        let place = Place::of(slot);
+        let found = match self.keyspace.get(&place) {
             None => Found::Nothing,
+            Some(Held::Value { is_fresh: false, .. }) => Found::Stale,
             Some(Held::WrongType) => Found::WrongType,
-            Some(Held::Value(value)) => Found::Fresh(Rc::clone(value)),
+            Some(Held::Value { value, .. }) => Found::Fresh(self.served(value)),
         };
+        let (was_early, leases) =
+            (self.model.is_early(place) && self.sight(place) == Sight::Fresh, self.model.leases());
+        let narrows = self.model.has_wide_group() && matches!(found, Found::Fresh(_));
         self.book.resolve(slot, found.clone(), self.now);
-        self.model.resolve(Place::of(slot), found, self.now);
+        self.model.resolve(place, found, self.now);
         assert_eq!(self.book.doubted(slot.db, &slot.key), None, "a doubt that comes back");
+        self.count(Event::EarlyLeftAlone, was_early && self.model.leases() == leases);
+        self.count(Event::GroupNarrowed, narrows && self.model.leases() < leases);
         self.model.agree(&self.book);
     }
 
@@ -352,16 +409,30 @@ impl World {
     }
 
     /// Puts a value that never was before under `place`.
-    fn new_value(&mut self, place: Place) -> Rc<[u8]> {
+    fn new_value(&mut self, place: Place) -> Served {
         let value: Rc<[u8]> = (self.appeared.len() as u64).to_le_bytes()[..].into();
         self.appeared.push(self.step);
-        self.keyspace.insert(place, Held::Value(Rc::clone(&value)));
-        value
+        self.keyspace.insert(place, Held::Value { value: Rc::clone(&value), is_fresh: true });
+        self.served(&value)
+    }
+
+    /// Makes the value under `place` fresh again.
+    fn rearm(&mut self, place: Place) -> Served {
+        let Some(Held::Value { value, is_fresh }) = self.keyspace.get_mut(&place) else { panic!("nothing to touch") };
+        *is_fresh = true;
+        let value = Rc::clone(value);
+        self.appeared[number(&value)] = self.step;
+        self.served(&value)
+    }
+
+    fn served(&self, value: &Rc<[u8]>) -> Served {
+        let fresh_until = Some(UnixMillis(self.appeared[number(value)]));
+        Served { value: Rc::clone(value), fresh_until }
     }
 
     fn connect(&mut self) -> Client {
         self.clients_ever += 1;
-        Client { id: ClientId(self.clients_ever), waits: None, grants: Vec::new() }
+        Client { id: ClientId(self.clients_ever), waits: None, grants: VecDeque::new() }
     }
 }
 
@@ -372,13 +443,4 @@ fn slot(place: Place) -> Slot {
 /// The number of a value: how many there were before it.
 fn number(value: &[u8]) -> usize {
     usize::from_le_bytes(value.try_into().expect("a value of this world"))
-}
-
-fn told(answer: &Answer) -> Event {
-    match answer {
-        Answer::Value(_) => Event::ToldValue,
-        Answer::Won(_) => Event::ToldWon,
-        Answer::Leased { .. } => Event::ToldLeased,
-        Answer::WrongType | Answer::Moved | Answer::Readonly => Event::ToldRefusal,
-    }
 }

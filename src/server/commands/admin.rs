@@ -8,6 +8,7 @@ use crate::server::error::Error;
 use crate::server::ffi::context::{mono_now, Ctx};
 use crate::server::ffi::entry_point::ArgVec;
 use crate::server::ffi::key::Holds;
+use crate::server::pump;
 use crate::server::state::STATE;
 
 const COUNT_DEFAULT: u64 = 10;
@@ -16,6 +17,7 @@ const COUNT_MAX: u64 = 10_000;
 /// `CACHE.INSPECT key`
 pub fn inspect(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let name = Args::new(argv).next("key")?;
+    pump::resolve_doubt(ctx, ctx.db(), name.bytes());
     let sight = look(ctx, name)?;
     let hits = ctx.open_quietly(name).map_or(0, |key| match key.holds() {
         Holds::Entry(entry) => entry.hits(),
@@ -86,6 +88,8 @@ pub fn leases(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
             _ => return Err(args.unknown()),
         }
     }
+    pump::note_direct(ctx);
+    pump::resolve_doubts(ctx, usize::MAX);
     let (count, now) = (count.unwrap_or(COUNT_DEFAULT), mono_now());
     let leases = STATE.with(|state| state.book.views(usize::try_from(count).unwrap_or(usize::MAX), now));
     ctx.reply_array(leases.len());

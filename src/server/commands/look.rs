@@ -1,6 +1,6 @@
 //! How the value under a key looks right now: what every family of commands asks first.
 
-use crate::engine::entry::{Age, Entry, Meta, STALE_ALREADY};
+use crate::engine::entry::{Age, Entry, Meta};
 use crate::engine::lease::Served;
 use crate::engine::time::UnixMillis;
 use crate::server::error::Error;
@@ -67,13 +67,11 @@ impl Sight {
         }
     }
 
-    /// For how long it has been stale, in milliseconds; 0 if it is fresh or nobody knows.
+    /// For how long it has been stale, in milliseconds; 0 if it is fresh.
     #[must_use]
     pub fn stale_for_ms(&self) -> u64 {
         match self.age {
-            Age::Stale { left_ms: Some(left_ms) } if self.meta.stale_ms != STALE_ALREADY => {
-                self.meta.stale_ms.saturating_sub(left_ms)
-            }
+            Age::Stale { left_ms: Some(left_ms) } => self.meta.stale_ms.saturating_sub(left_ms),
             _ => 0,
         }
     }

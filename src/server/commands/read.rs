@@ -50,6 +50,11 @@ impl Terms {
         Ok(terms)
     }
 
+    /// Whether a stale value is fresh enough for this caller.
+    fn accepts(&self, sight: &Sight) -> bool {
+        self.max_stale_ms.is_none_or(|max| sight.stale_for_ms() <= max)
+    }
+
     fn beta(&self) -> f64 {
         self.early_beta.unwrap_or_else(config::early_beta)
     }
@@ -142,14 +147,12 @@ fn regard(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Ca
                 }
             }))
         }
-        Some(sight @ Sight { value, age: Age::Stale { left_ms }, .. })
-            if terms.max_stale_ms.is_none_or(|max| sight.stale_for_ms() <= max) =>
-        {
+        Some(sight @ Sight { value, age: Age::Stale { left_ms }, .. }) if terms.accepts(sight) => {
             let stale = || {
                 info::STALE_HITS.add_one();
                 Row::Stale { value: Rc::clone(value), left_ms: *left_ms }
             };
-            Ok(Came::Row(match ask(ctx, name, terms, 0) {
+            Ok(Came::Row(match ask_stale(ctx, name, terms) {
                 Ok(Asked::Won(grant)) => Row::Won { value: Some(Rc::clone(value)), grant },
                 _ => stale(),
             }))
@@ -166,25 +169,39 @@ fn regard(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Ca
 
 fn ask(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Asked, Error> {
     info::MISSES.add_one();
-    let caller = caller(ctx, terms, wait_ms).ok_or(Error::Readonly)?;
+    let caller = caller(ctx, terms, wait_ms)?;
     let (db, now) = (ctx.db(), mono_now());
     let asked = STATE.with(|state| state.book.ask(db, name.bytes(), caller, config::max_waiters(), now));
     pump::schedule(ctx);
     Ok(asked)
 }
 
-fn refresh_early(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms) -> Option<Grant> {
+fn ask_stale(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms) -> Result<Asked, Error> {
     let caller = caller(ctx, terms, 0)?;
+    let (db, now) = (ctx.db(), mono_now());
+    let asked = STATE.with(|state| state.book.ask_stale(db, name.bytes(), caller, now));
+    pump::schedule(ctx);
+    Ok(asked)
+}
+
+fn refresh_early(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms) -> Option<Grant> {
+    let caller = caller(ctx, terms, 0).ok()?;
     let (db, now) = (ctx.db(), mono_now());
     let grant = STATE.with(|state| state.book.ask_early(db, name.bytes(), caller, now));
     pump::schedule(ctx);
     grant
 }
 
-/// Who asks, and whether it can wait here; `None` on a replica, which decides nothing.
-fn caller(ctx: Ctx<'_>, terms: &Terms, wait_ms: u64) -> Option<Caller> {
+/// Who asks, and whether it can wait here.
+fn caller(ctx: Ctx<'_>, terms: &Terms, wait_ms: u64) -> Result<Caller, Error> {
     let situation = ctx.situation();
-    (!situation.is_replica()).then(|| Caller {
+    if situation.is_replica() {
+        return Err(Error::Readonly);
+    }
+    if situation.is_script() && terms.bond == Bond::Bound {
+        return Err(Error::NotInScript("BIND"));
+    }
+    Ok(Caller {
         client: ctx.client_id(),
         wait_ms: if situation.denies_blocking() { 0 } else { wait_ms },
         lease_ms: terms.lease_ms.unwrap_or_else(|| config::LEASE_MS.get()),
@@ -207,8 +224,20 @@ fn tell_one(ctx: Ctx<'_>, argv: ArgVec<'_>, answer: &Answer) -> Result<(), Error
             Row::Won { value, grant: grant.clone() }
         }
         Answer::Leased { left_ms } => Row::Leased { left_ms: *left_ms },
-        Answer::Failed(failure) => Row::Failed(failure.clone()),
-        Answer::Look => Row::Leased { left_ms: 0 },
+        // One may have come to be there while it waited.
+        Answer::Failed(failure) => match look(ctx, name)? {
+            Some(sight @ Sight { age: Age::Stale { left_ms }, .. }) if terms.accepts(&sight) => {
+                Row::Stale { value: sight.value, left_ms }
+            }
+            _ => Row::Failed(failure.clone()),
+        },
+        Answer::Look => match look(ctx, name)? {
+            Some(Sight { value, age: Age::Fresh { left_ms }, .. }) => Row::Hit { value, left_ms },
+            Some(sight @ Sight { age: Age::Stale { left_ms }, .. }) if terms.accepts(&sight) => {
+                Row::Stale { value: sight.value, left_ms }
+            }
+            _ => Row::Leased { left_ms: 0 },
+        },
         Answer::WrongType => return Err(Error::WrongType),
         Answer::Moved => return Err(Error::Moved),
         Answer::Readonly => return Err(Error::Readonly),
@@ -225,7 +254,7 @@ pub fn mgetsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let won = rows.iter().any(|row| matches!(row, Row::Won { .. }));
     if !won && !leased.is_empty() {
         let wait_ms = terms.wait_ms.unwrap_or_else(|| config::WAIT_MS.get());
-        if let Some(caller) = caller(ctx, &terms, wait_ms) {
+        if let Ok(caller) = caller(ctx, &terms, wait_ms) {
             let (db, now, most) = (ctx.db(), mono_now(), config::max_waiters());
             let parked = STATE.with(|state| state.book.wait_for_all(db, &leased, caller, most, now));
             pump::schedule(ctx);
@@ -262,20 +291,40 @@ fn rows(ctx: Ctx<'_>, names: &[Arg<'_>], terms: &Terms, granted: Option<&Grant>)
     let mut rows = Vec::with_capacity(names.len());
     for name in names {
         let claim = unclaimed.take_if(|grant| *grant.slot.key == *name.bytes());
-        rows.push(match claim {
+        let next = match claim {
             Some(grant) => {
-                let value = look(ctx, *name)?.map(|sight| sight.value);
-                Row::Won { value, grant: grant.clone() }
+                look(ctx, *name).map(|sight| Row::Won { value: sight.map(|sight| sight.value), grant: grant.clone() })
             }
-            None => row(ctx, *name, terms)?,
-        });
+            None => row(ctx, *name, terms),
+        };
+        match next {
+            Ok(row) => rows.push(row),
+            Err(error) => {
+                give_back(ctx, &rows);
+                return Err(error);
+            }
+        }
     }
     Ok(rows)
 }
 
+/// Ends the leases in `rows`, of which the caller will not hear.
+fn give_back(ctx: Ctx<'_>, rows: &[Row<Rc<[u8]>>]) {
+    let now = mono_now();
+    for row in rows {
+        if let Row::Won { grant, .. } = row {
+            STATE.with(|state| state.book.give_back(grant, now));
+        }
+    }
+    pump::schedule(ctx);
+}
+
 fn row(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms) -> Result<Row<Rc<[u8]>>, Error> {
     let hit = ctx.open_read(name).and_then(|key| match key.holds() {
-        Holds::Entry(entry) => hit(entry, &key, terms).map(|row| row.copied()),
+        Holds::Entry(entry) => hit(entry, &key, terms).map(|row| {
+            entry.count_hit();
+            row.copied()
+        }),
         _ => None,
     });
     if let Some(row) = hit {

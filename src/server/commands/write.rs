@@ -116,7 +116,7 @@ pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         drop(key);
         keyspace::delete(ctx, &[name]);
     } else {
-        keyspace::store(ctx, &mut key, name, value, meta, fresh);
+        keyspace::store(ctx, &mut key, name, value, (meta, held), fresh);
         drop(key);
     }
     info::SETS.add_one();

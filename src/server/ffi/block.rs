@@ -67,10 +67,14 @@ unsafe extern "C" fn reply<T: Tell>(
     // SAFETY: the private data of a client unblocked with an answer is a `Delivery`, freed by
     // `release` after this.
     if let Some(delivery) = unsafe { data.as_ref() } {
-        delivery.heard.set(true);
         let tell = function::<T>();
+        let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
+            tell(ctx, args, &delivery.answer)?;
+            delivery.heard.set(true);
+            Ok(())
+        };
         // SAFETY: the server passes the arguments of the command that waited.
-        unsafe { answer_command(ctx, argv, argc, |ctx, args| tell(ctx, args, &delivery.answer)) };
+        unsafe { answer_command(ctx, argv, argc, told) };
     }
     OK
 }
@@ -83,8 +87,12 @@ unsafe extern "C" fn unblock<T: Tell>(
 ) -> c_int {
     let parked = Parked(call!(RedisModule_GetBlockedClientHandle(ctx)));
     let tell = function::<T>();
+    let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
+        let answer = blocked::unblocked(ctx, parked);
+        tell(ctx, args, &answer).inspect_err(|_| blocked::unheard(ctx, &answer))
+    };
     // SAFETY: the server passes the arguments of the command that waited.
-    unsafe { answer_command(ctx, argv, argc, |ctx, args| tell(ctx, args, &blocked::unblocked(ctx, parked))) };
+    unsafe { answer_command(ctx, argv, argc, told) };
     parked.let_go();
     OK
 }

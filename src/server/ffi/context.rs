@@ -65,6 +65,13 @@ impl Situation {
         self.has(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING)
     }
 
+    /// A script or function calls. Its calls are made by a client of the server's own, and nothing
+    /// tells whose script it is.
+    #[must_use]
+    pub fn is_script(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_LUA)
+    }
+
     /// This server follows another one.
     #[must_use]
     pub fn is_replica(self) -> bool {

@@ -22,6 +22,7 @@ pub struct ArgVec<'c>(&'c [*mut raw::RedisModuleString]);
 impl<'c> ArgVec<'c> {
     /// How many there are, the name included.
     #[must_use]
+    #[allow(clippy::len_without_is_empty)] // the name is always there
     pub fn len(self) -> usize {
         self.0.len()
     }

@@ -33,7 +33,7 @@ pub enum BeforeSleep {
 }
 
 /// Subscribes to what the module must hear of; false if the server refuses.
-pub fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
+pub(super) fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
     BACKGROUND.store(call!(RedisModule_GetDetachedThreadSafeContext(ctx)), Relaxed);
     hear(ctx, raw::REDISMODULE_EVENT_FLUSHDB, Some(flushed))
         && hear(ctx, raw::REDISMODULE_EVENT_SWAPDB, Some(swapped))

@@ -5,6 +5,7 @@
 
 use super::context::{bytes_of, mono_now, Ctx};
 use super::entry_point::guarded;
+use super::OK;
 use crate::engine::waiters::ClientId;
 use crate::engine::watch::{effect, Effect};
 use crate::server::pump;
@@ -41,8 +42,24 @@ unsafe extern "C" fn see(seen: *mut raw::RedisModuleCommandFilterCtx) {
         let effect = effect(argument(0));
         if effect != Effect::None {
             let client = names_clients().then(|| ClientId(call!(RedisModule_CommandFilterGetClientId(seen))));
+            // The client that runs scripts is no connection, and MULTI opens nothing there.
+            if effect == Effect::Queue(true) && client.is_some_and(|client| !is_connection(client)) {
+                return;
+            }
             let count = call!(RedisModule_CommandFilterArgsCount(seen));
             pump::saw(effect, client, (1..count).map(argument), mono_now());
         }
     });
+}
+
+/// True if `client` is a connection, and not one of the server's own clients.
+fn is_connection(client: ClientId) -> bool {
+    call!(RedisModule_GetClientInfoById(std::ptr::null_mut(), client.0)) == OK
+}
+
+/// True while the server holds writes back (`CLIENT PAUSE`, a failover). It shows a command that
+/// is held back when it arrives, and not again when it runs.
+#[must_use]
+pub fn holds_writes_back() -> bool {
+    call!(RedisModule_AvoidReplicaTraffic()) != 0
 }

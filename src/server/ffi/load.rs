@@ -58,7 +58,10 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
         return Err("the server is too old: Redis 7.0 or Valkey 7.2 is needed".to_owned());
     }
     // Keys count as modified when `keyspace` says so, not whenever they were open for writing.
-    let options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
+    let mut options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
+    if valkey_major(ctx).is_some_and(|major| major >= 9) {
+        options |= VALKEY_OPTION_SLOT_MIGRATION;
+    }
     call!(RedisModule_SetModuleOptions(ctx, options as c_int));
     config::load_arguments(argv.iter().map(|arg| bytes_of(*arg)))?;
     accept(types::register(ctx), "the type cg-cached")?;
@@ -76,6 +79,24 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     accept(call!(RedisModule_LoadConfigs(ctx)) == OK, "the configuration")?;
     accept(call!(RedisModule_RegisterInfoFunc(ctx, Some(inform))) == OK, "INFO")?;
     accept(events::subscribe(ctx), "server events")
+}
+
+/// Valkey 9 moves slots with the commands that rewrite the AOF, and refuses to while a module is
+/// loaded that does not say it can. Other servers use the bit for something else.
+const VALKEY_OPTION_SLOT_MIGRATION: u32 = 1 << 5;
+
+/// The major version of a Valkey server; `None` if it is none.
+fn valkey_major(ctx: *mut raw::RedisModuleCtx) -> Option<u32> {
+    let info = call!(RedisModule_GetServerInfo(ctx, c"server".as_ptr()));
+    let version = call!(RedisModule_ServerInfoGetField(ctx, info, c"valkey_version".as_ptr()));
+    let mut major = None;
+    if !version.is_null() {
+        let text = String::from_utf8_lossy(bytes_of(version)).into_owned();
+        major = text.split('.').next().and_then(|major| major.parse().ok());
+        call!(RedisModule_FreeString(ctx, version));
+    }
+    call!(RedisModule_FreeServerInfo(ctx, info));
+    major
 }
 
 fn accept(accepted: bool, what: &str) -> Result<(), String> {

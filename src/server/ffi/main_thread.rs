@@ -15,6 +15,12 @@ pub struct MainThread<T>(RefCell<Option<T>>);
 // values, does not use such state.
 unsafe impl<T> Sync for MainThread<T> {}
 
+impl<T: Default> Default for MainThread<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T: Default> MainThread<T> {
     /// A cell whose value is made on first use.
     #[must_use]

@@ -22,12 +22,12 @@ static CACHED: AtomicPtr<raw::RedisModuleType> = AtomicPtr::new(null_mut());
 
 /// The type's handle.
 #[inline]
-pub fn cached() -> *mut raw::RedisModuleType {
+pub(super) fn cached() -> *mut raw::RedisModuleType {
     CACHED.load(Relaxed)
 }
 
 /// Makes the type known to the server; false if it refuses.
-pub fn register(ctx: *mut raw::RedisModuleCtx) -> bool {
+pub(super) fn register(ctx: *mut raw::RedisModuleCtx) -> bool {
     let mut methods = raw::RedisModuleTypeMethods {
         version: METHODS_VERSION,
         rdb_load: Some(load),
@@ -147,8 +147,8 @@ unsafe extern "C" fn rewrite(io: *mut raw::RedisModuleIO, key: *mut raw::RedisMo
 }
 
 unsafe extern "C" fn memory_usage(value: *const c_void) -> usize {
-    // SAFETY: the server passes a live value of our type.
     guarded(0, || {
+        // SAFETY: the server passes a live value of our type.
         let bytes = unsafe { entry(value) }.value();
         let body = if bytes.is_empty() { 0 } else { allocated(bytes.as_ptr().cast()) };
         allocated(value) + body
@@ -188,6 +188,9 @@ unsafe extern "C" fn copy(
     _to: *mut raw::RedisModuleString,
     value: *const c_void,
 ) -> *mut c_void {
-    // SAFETY: the server passes a live value of our type.
-    guarded(null_mut(), || Box::into_raw(Box::new(unsafe { entry(value) }.clone())).cast())
+    guarded(null_mut(), || {
+        // SAFETY: the server passes a live value of our type.
+        let entry = unsafe { entry(value) };
+        Box::into_raw(Box::new(Entry::new(entry.value(), entry.meta))).cast()
+    })
 }

@@ -1,0 +1,274 @@
+"""The code of the pages in docs/recipes, taken from them and run. Each does what its page says."""
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from harness import Server, eventually
+
+PAGES = Path(__file__).resolve().parents[2] / "docs/recipes"
+Recipe = dict[str, Any]
+
+
+@pytest.fixture
+def recipe(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Recipe]:
+    """Runs a page's code, with the server of the test in place of the one on port 6379; its names."""
+
+    def client(**options: Any) -> redis.Redis:
+        if options.pop("port", None) == 6379:
+            options |= {"unix_socket_path": server.socket_path, "socket_timeout": 30}
+        return original(**options)
+
+    original = redis.Redis
+    monkeypatch.setattr(redis, "Redis", client)
+
+    def run(page: str) -> Recipe:
+        path = PAGES / f"{page}.md"
+        [code] = re.finditer(r"^```python\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
+        lines_above = path.read_text()[: code.start(1)].count("\n")
+        names: Recipe = {"__name__": page}
+        exec(compile("\n" * lines_above + code[1], str(path), "exec"), names)
+        return names
+
+    return run
+
+
+class Origin:
+    """A database: counts what it is asked, lets a test look at a load under way, and can fail."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.version, self.during, self.failure = 1, None, None
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, what: Any) -> bytes:
+        value = f"{what} version {self.version}".encode()
+        self.asked.append(what)
+        assert self.gate.wait(30)
+        if self.during:
+            self.during, during = None, self.during
+            during()
+        if self.failure:
+            raise self.failure
+        return value
+
+
+def together(count: int, call: Callable[[], Any]) -> list[Any]:
+    """What `count` threads got that called at once; an exception as a value."""
+    results: list[Any] = [None] * count
+
+    def run(place: int) -> None:
+        try:
+            results[place] = call()
+        except Exception as error:
+            results[place] = error
+
+    threads = [threading.Thread(target=run, args=(place,), daemon=True) for place in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    return results
+
+
+def stampede(server: Server, origin: Origin, call: Callable[[], Any], count: int = 20) -> list[Any]:
+    """`count` callers at once; the origin answers when all others wait."""
+    origin.gate.clear()
+    opener = threading.Thread(
+        target=lambda: (eventually(lambda: server.stats()["waiters"] == count - 1, 20), origin.gate.set()), daemon=True
+    )
+    opener.start()
+    results = together(count, call)
+    opener.join()
+    return results
+
+
+def test_every_page_is_listed_and_run() -> None:
+    pages = {path.stem for path in PAGES.glob("*.md")} - {"README"}
+    listed = set(re.findall(r"\]\(([\w-]+)\.md\)", (PAGES / "README.md").read_text()))
+    run = set(re.findall(r'recipe\("([\w-]+)"\)', Path(__file__).read_text()))
+    assert pages == listed == run
+    for page in pages:
+        text = (PAGES / f"{page}.md").read_text()
+        assert "**What you can rely on**" in text and "**What you cannot**" in text, page
+
+
+def test_cache_aside(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names, origin = recipe("cache-aside"), Origin()
+    assert names["page"](7) == b"<h1>Page 7</h1>"
+    names["load_page"] = origin
+    assert stampede(server, origin, lambda: names["page"](1)) == [b"1 version 1"] * 20
+    assert origin.asked == [1]
+    origin.version = 2
+    assert names["page"](1) == b"1 version 1"
+    names["page_has_changed"](1)
+    assert names["page"](1) == b"1 version 2"
+    server.call("SET", "page:9", "native")
+    assert names["page"](9) == b"native"
+
+
+def test_cache_aside_with_token(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names, origin = recipe("cache-aside-with-token"), Origin()
+    names["load_page"] = origin
+    page = names["page"]
+    assert stampede(server, origin, lambda: page(1)) == [b"1 version 1"] * 20
+    assert page(1) == b"1 version 1" and origin.asked == [1]
+
+    def change() -> None:
+        origin.version = 2
+        names["page_has_changed"](1)
+
+    names["page_has_changed"](1)
+    origin.during = change
+    assert page(1) == b"1 version 1", "read before the change"
+    assert server.call("EXISTS", "page:1") == 0, "and not stored after it"
+    assert page(1) == b"1 version 2"
+    assert page(1) == b"1 version 2" and origin.asked == [1, 1, 1]
+
+    server.call("CACHE.SETSM", "page:1", "old", 1, "STALE", 600_000)
+    eventually(lambda: server.call("CACHE.GET", "page:1", "META")[0] == b"stale")
+    assert sorted(together(10, lambda: page(1)))[0] in (b"1 version 2", b"old")
+    assert page(1) == b"1 version 2" and len(origin.asked) == 4
+
+
+def test_many_keys(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names = recipe("many-keys")
+    asked: list[int] = []
+    load = names["load_pages"]
+    names["load_pages"] = lambda numbers: asked.extend(numbers) or load(numbers)
+    expected = {number: f"<h1>Page {number}</h1>".encode() for number in range(30)}
+    lists = [list(range(30)), list(range(29, -1, -1)), list(range(10, 20)), [5, 5, 6]]
+    iterator = iter(lists * 3)
+    results = together(12, lambda: names["pages"](next(iterator)))
+    assert all(result == {number: expected[number] for number in result} for result in results)
+    assert sorted(asked) == list(range(30)), "each was loaded once"
+    assert names["pages"]([]) == {}
+    server.call("CACHE.GETSM", "page:99", "LEASE", 600_000)
+    server.call("CONFIG", "SET", "cacheguard.wait-ms", 20)
+    with pytest.raises(TimeoutError):
+        names["pages"]([1, 99])
+
+
+def test_origin_failure(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names, origin = recipe("origin-failure"), Origin()
+    names["load_page"] = origin
+    page, unavailable = names["page"], names["Unavailable"]
+    origin.failure = names["DatabaseDown"]("no route")
+    results = stampede(server, origin, lambda: page(1))
+    assert {type(result) for result in results} == {unavailable} and origin.asked == [1]
+    with pytest.raises(unavailable, match="try again in"):
+        page(1)
+    with pytest.raises(redis.ResponseError, match="FAILED no route"):
+        server.client().execute_command("CACHE.GETSM", "page:1")
+
+    server.call("CACHE.SETSM", "page:2", "old", 1, "STALE", 600_000)
+    eventually(lambda: server.call("CACHE.GET", "page:2", "META")[0] == b"stale")
+    assert [page(2), page(2), page(2)] == [b"old"] * 3 and origin.asked == [1, 2]
+
+    origin.failure = ZeroDivisionError("a bug")
+    with pytest.raises(ZeroDivisionError):
+        page(3)
+    origin.failure = None
+    assert page(3) == b"3 version 1", "released, so that the next one may try at once"
+    eventually(lambda: type(together(1, lambda: page(1))[0]) is bytes, timeout=10)
+    assert server.stats()["leases"] == 0
+
+
+def test_negative_caching(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names = recipe("negative-caching")
+    rows, asked = {"ada": b"Ada Lovelace"}, []
+    names["load_user"] = lambda name: asked.append(name) or rows.get(name)
+    user = names["user"]
+    assert [user("ada"), user("bob"), user("bob"), user("ada")] == [b"Ada Lovelace", None, None, b"Ada Lovelace"]
+    assert asked == ["ada", "bob"]
+    assert 0 < server.call("PTTL", "user:bob") <= names["ABSENT_MS"] < server.call("PTTL", "user:ada")
+    rows["bob"] = b"Bob"
+    names["user_was_created"]("bob")
+    assert user("bob") == b"Bob"
+
+    def found_just_before(name: str) -> None:
+        rows[name] = b"Eve"
+        names["user_was_created"](name)
+
+    names["load_user"] = found_just_before
+    assert user("eve") is None, "asked before she was created"
+    names["load_user"] = rows.get
+    assert user("eve") == b"Eve"
+
+
+def test_not_modified(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names = recipe("not-modified")
+    sent: list[Any] = []
+    fetch = names["fetch"]
+
+    def counted(number: int, etag: bytes | None) -> tuple[bytes | None, bytes]:
+        body, newest = fetch(number, etag)
+        sent.append((etag, body))
+        return body, newest
+
+    names["fetch"] = counted
+    names["FRESH_MS"] = 30
+    body = b"<h1>Page 1</h1>"
+    assert names["page"](1) == body
+    eventually(lambda: server.call("CACHE.GET", "page:1", "META")[0] == b"stale")
+    names["FRESH_MS"] = 60_000
+    assert names["page"](1) == body
+    assert names["page"](1) == body
+    assert sent == [(None, body), (b"v1", None)]
+    assert server.call("CACHE.GET", "page:1", "META")[0] == b"hit"
+
+
+def test_session(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names = recipe("session")
+    read, life = names["read"], names["LIFE_MS"]
+    assert read("s") is None
+    names["log_in"]("s", {"user": "ada"})
+    assert read("s") == {"user": "ada"}
+    server.call("PEXPIRE", "session:s", 60_000)
+    assert read("s") == {"user": "ada"}
+    assert life - 60_000 < server.call("PTTL", "session:s") <= life, "reading kept it alive"
+    at = server.call("PEXPIRETIME", "session:s")
+    read("s")
+    assert server.call("PEXPIRETIME", "session:s") == at, "but not at each request"
+    assert names["save"]("s", {"user": "ada", "cart": [1]}, 3) is True
+    assert names["save"]("s", {"user": "ada"}, 2) is False
+    assert read("s") == {"user": "ada", "cart": [1]}
+    names["log_out"]("s")
+    assert read("s") is None
+    assert server.call("CACHE.TOUCH", "session:s", life) == 0
+
+
+def test_one_connection(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names, origin = recipe("one-connection"), Origin()
+    names["load_page"] = origin
+    news, shared = names["News"](), names["r"]
+    clients = server.info("clients")["connected_clients"]
+
+    origin.gate.clear()
+    answered: list[bytes] = []
+    readers = [threading.Thread(target=lambda: answered.append(names["page"](1, news)), daemon=True) for _ in range(10)]
+    for reader in readers:
+        reader.start()
+    eventually(lambda: origin.asked and len(news.events[b"page:1"]) == 9, message="nine wait for the news")
+    stats = server.stats()
+    assert (stats["waiters"], server.info("clients")["connected_clients"]) == (0, clients), "none waits in the server"
+    assert shared.ping(), "the connection is free"
+    origin.gate.set()
+    for reader in readers:
+        reader.join(5)
+    assert answered == [b"1 version 1"] * 10 and origin.asked == [1]
+
+    token = shared.execute_command("CACHE.GETSM", "page:2", "LEASE", 60_000, "META")[2]
+    with pytest.raises(TimeoutError):
+        names["page"](2, news, wait_s=0.05)
+    assert shared.execute_command("CACHE.RENEW", "page:2", token, 50) == 1
+    assert names["page"](2, news) == b"2 version 1", "the lease ended without a value, and it asked again"
+    news.pubsub.unsubscribe()
+    eventually(lambda: not news.pubsub.subscribed, message="it does not listen any more")
