@@ -4,7 +4,10 @@ Two fresh servers with the module, one after the other, get the same number of 2
 TTL: by SET PX, and by CACHE.SETSM. Both dictionaries (keys, expiries) have the same number of members and so the same
 tables; what differs is the value. Each figure is used_memory after minus used_memory before, over the number of keys.
 
-Usage: python benches/memory.py [--entries 1000000] [--json]
+And what a waiter costs: used_memory with so many connections parked, minus the same with them idle, over their number.
+Most of that is the server's: it makes two clients of its own, with buffers, for each client that a module parks.
+
+Usage: python benches/memory.py [--entries 1000000] [--waiters 5000] [--json]
 """
 
 from __future__ import annotations
@@ -51,17 +54,30 @@ def bytes_per_key(fill: str, entries: int) -> tuple[float, str]:
         return (used_memory(server) - before) / entries, version
 
 
+def bytes_per_waiter(waiters: int) -> float:
+    """What the server and the module need for one parked connection beyond the connection."""
+    with Server() as server, server.herd(waiters) as herd:
+        assert server.raw().call("CACHE.GETSM", "key", "LEASE", TTL_MS) is None
+        herd.send("CACHE.GETSM", "key", "WAIT", 0)  # so that each connection has its buffers
+        herd.collect(60)
+        before = used_memory(server)
+        herd.send("CACHE.GETSM", "key", "WAIT", TTL_MS)
+        eventually(lambda: server.stats()["waiters"] == waiters, timeout=60, message="all wait")
+        return (used_memory(server) - before) / waiters
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--waiters", type=int, default=5_000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     bytes_each, version = {}, ""
     for fill in FILLS:
         bytes_each[fill], version = bytes_per_key(fill, options.entries)
-    base = bytes_each["SET PX"]
+    base, waiter = bytes_each["SET PX"], bytes_per_waiter(options.waiters)
     if options.json:
-        print(json.dumps({"server": version, "entries": options.entries, "bytes_per_key": bytes_each}))
+        print(json.dumps({"server": version, "entries": options.entries, "bytes_per_key": bytes_each, "bytes_per_waiter": waiter}))
         return
     print(f"{version}, {options.entries:,} keys of 20 bytes, values of 100 bytes, with a TTL\n")
     print("| written by | bytes per key | over SET PX |\n|---|---|---|")
@@ -69,6 +85,7 @@ def main() -> None:
         print(f"| {fill} | {each:.1f} | {each - base:+.1f} |")
     verdict = "met" if bytes_each["CACHE.SETSM"] - base <= OVERHEAD_BYTES_MAX else "MISSED"
     print(f"\nlimit for CACHE.SETSM: +{OVERHEAD_BYTES_MAX} bytes, {verdict}")
+    print(f"one of {options.waiters:,} waiters: {waiter:,.0f} bytes beyond its connection")
 
 
 if __name__ == "__main__":

@@ -84,20 +84,6 @@ fn entries(c: &mut Criterion) {
 
 fn growth(c: &mut Criterion) {
     c.bench_function("insert 1 000 000 entries, 3 tags, names made", |b| b.iter_with_large_drop(full));
-    c.bench_function("longest of 1 000 000 inserts", |b| {
-        b.iter_custom(|times| {
-            let longest = |_| {
-                let mut index = TagIndex::new(1);
-                let one = |n| {
-                    let begun = Instant::now();
-                    insert(&mut index, n);
-                    begun.elapsed()
-                };
-                (0..KEYS).map(one).max().unwrap_or_default()
-            };
-            (0..times).map(longest).sum()
-        });
-    });
 }
 
 fn sweep(c: &mut Criterion) {

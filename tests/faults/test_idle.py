@@ -108,7 +108,6 @@ def used_memory(server: Server) -> int:
     """With nobody connected but who asks, nothing stored, and when it falls no more."""
     server.close_clients()
     server.call("FLUSHALL")
-    server.call("CONFIG", "SET", "hz", 100)
     eventually(lambda: server.info("clients")["connected_clients"] == 1, timeout=60)
     stats = server.stats()
     assert (stats["waiters"], stats["panics"]) == (0, 0), stats
