@@ -97,7 +97,7 @@ class Reader:
             self._poll.register(fd, select.EPOLLIN | select.EPOLLET)
 
     def arrived(self, bytes_each: int) -> tuple[float, float]:
-        """When every member had got that many bytes (time.monotonic()), and the processor time this took, in seconds."""
+        """When every member had got that many bytes (time.monotonic()), and the reader's processor time in seconds."""
         busy, poll = time.process_time(), self._poll.poll
         silent = set(self._fds)
         while silent:

@@ -42,20 +42,25 @@ pub fn turn(ctx: Ctx<'_>) {
     let now = mono_now();
     cluster::refuse_foreign_due(ctx, now);
     STATE.with(|state| (0..CHANGES_PER_TURN).any(|_| !state.book.expire_next(now)));
-    let answers = STATE.with(|state| state.book.has_answers());
-    if server_version() < VERSION_7_2 {
-        events::before_sleep(ctx, if answers { BeforeSleep::Call } else { BeforeSleep::Rest });
-    } else if answers {
+    if server_version() >= VERSION_7_2 {
         answer_some();
     }
+    let more = STATE.with(|state| state.book.has_answers());
+    events::before_sleep(ctx, if more { BeforeSleep::Call } else { BeforeSleep::Rest });
     stop_watching(ctx, now);
     schedule(ctx);
 }
 
-/// The server is about to hand answers to connections (Redis 7.0 only).
+/// The server is about to wait for events, and there are answers left. On Redis 7.0 it first writes
+/// those that are handed over now; elsewhere the timer hands them over. A timer that is set within a
+/// timer fires a millisecond later at the earliest, one that is set here at once.
 pub fn before_sleep(ctx: Ctx<'_>) {
-    answer_some();
-    // Once more, to go on or to take the event handler away again.
+    if server_version() < VERSION_7_2 {
+        answer_some();
+    }
+    if let Some((timer, _)) = STATE.with(|state| state.timer.take()) {
+        ctx.stop_timer(timer);
+    }
     set_timer(ctx, mono_now(), 0);
 }
 
@@ -127,9 +132,12 @@ pub fn saw<'a>(
     args: impl Iterator<Item = &'a [u8]> + Clone,
     now: MonoMillis,
 ) {
+    let queues = |client| STATE.with(|state| state.watch.as_ref().is_some_and(|(_, watch)| watch.queues(client)));
+    let refused = client.filter(|client| queues(*client) && !filter::is_in_transaction(*client));
     let paused = filter::holds_writes_back();
     let doubted = STATE.with(|state| match &mut state.watch {
         Some((_, watch)) => {
+            refused.into_iter().for_each(|client| watch.forget(client));
             if let (Effect::Keys(doubt), true) = (effect, paused) {
                 watch.hold_back(args.clone(), doubt);
             }

@@ -288,7 +288,7 @@ class Sampler:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 def test_others_are_served_while_ten_thousand_are_answered(server: Server, tcp: bool) -> None:
-    """What the server itself says in between: how many still wait. Answered in one go, it never says but all or none."""
+    """The server itself says in between how many still wait. If it answered in one go, that would be all or none."""
     count = 10_000
     assert server.raw().call("CACHE.GETSM", "key", "LEASE", LONG) is None
     with server.herd(count, tcp=tcp) as herd:

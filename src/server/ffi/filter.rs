@@ -42,19 +42,21 @@ unsafe extern "C" fn see(seen: *mut raw::RedisModuleCommandFilterCtx) {
         let effect = effect(argument(0));
         if effect != Effect::None {
             let client = names_clients().then(|| ClientId(call!(RedisModule_CommandFilterGetClientId(seen))));
-            // The client that runs scripts is no connection, and MULTI opens nothing there.
-            if effect == Effect::Queue(true) && client.is_some_and(|client| !is_connection(client)) {
-                return;
-            }
             let count = call!(RedisModule_CommandFilterArgsCount(seen));
             pump::saw(effect, client, (1..count).map(argument), mono_now());
         }
     });
 }
 
-/// True if `client` is a connection, and not one of the server's own clients.
-fn is_connection(client: ClientId) -> bool {
-    call!(RedisModule_GetClientInfoById(std::ptr::null_mut(), client.0)) == OK
+/// True if what `client` sends is queued until its EXEC. It is not where MULTI was refused, nor for
+/// the client of the server's own that runs scripts.
+#[must_use]
+pub fn is_in_transaction(client: ClientId) -> bool {
+    // SAFETY: all fields of this plain structure may be zero.
+    let mut info: raw::RedisModuleClientInfo = unsafe { std::mem::zeroed() };
+    info.version = 1;
+    let known = call!(RedisModule_GetClientInfoById((&raw mut info).cast(), client.0)) == OK;
+    known && info.flags & u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_MULTI) != 0
 }
 
 /// True while the server holds writes back (`CLIENT PAUSE`, a failover). It shows a command that

@@ -37,8 +37,9 @@ impl World {
             // Refused by an ACL.
             89..91 if self.habits.refuse && !in_multi => self.say(who, b"MULTI", &[]),
             // Errors. Without names they would be taken for those of another that is in a transaction.
+            91 | 92 if self.names == Names::Hidden && self.cast.writers.iter().any(|other| other.began.is_some()) => {}
             91 if self.habits.err && !in_multi => self.say(who, b"EXEC", &[]),
-            92 if self.habits.err && !in_multi && self.names == Names::Told => self.say(who, b"DISCARD", &[]),
+            92 if self.habits.err && !in_multi => self.say(who, b"DISCARD", &[]),
             _ => {}
         }
     }
