@@ -194,11 +194,11 @@ def test_a_fresh_entry_turns_stale_at_its_time(raw: RawClient) -> None:
     assert value == b"v" and after >= ends
 
 
-@pytest.mark.parametrize("max_stale, served", [(60_000, True), (LONG, True), (999, False), (1, False)])
+@pytest.mark.parametrize("max_stale, served", [(15_000, True), (LONG, True), (9_999, False), (1, False)])
 def test_maxstale_narrows_what_is_acceptable(
     server: Server, raw: RawClient, connect: Connect, max_stale: int, served: bool
 ) -> None:
-    raw.call("CACHE.SETSM", "k", "old", "PXAT", int(unix_ms()) - 1_000, "STALE", LONG)
+    raw.call("CACHE.SETSM", "k", "old", "PXAT", int(unix_ms()) - 10_000, "STALE", LONG)
     won(connect())
     reply = raw.call("CACHE.GETSM", "k", "MAXSTALE", max_stale, "WAIT", 0)
     if served:

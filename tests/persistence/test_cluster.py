@@ -226,7 +226,6 @@ def test_while_a_slot_moves_a_wait_ends_at_its_deadline_at_last(cluster: Cluster
         pytest.param(
             300,
             id="when its lease ends",
-            marks=pytest.mark.xfail(strict=False, reason="the oldest is given a lease that it cannot use any more"),
         ),
     ],
 )
