@@ -296,12 +296,13 @@ def test_transactions_of_those_who_left_take_no_memory(server: Server) -> None:
 def test_a_writer_that_is_paused_invalidates_when_it_is_heard(server: Server) -> None:
     """CLIENT PAUSE holds writers back; what they send then must count once it runs."""
     reader, writer = server.raw(), server.raw()
-    token = won(reader)
+    token = won(reader, "paused")
     server.call("CLIENT", "PAUSE", LONG, "WRITE")
-    writer.send("DEL", "k")
+    writer.send("DEL", "paused")
+    eventually(lambda: b" cmd=del " in server.call("CLIENT", "LIST", "ID", writer.client_id), message="it has come")
     server.call("CLIENT", "UNPAUSE")
     assert writer.recv() == 0
-    assert write_late(reader, token) is None
+    assert write_late(reader, token, "paused") is None
 
 
 def test_pipelines_that_mix_everything_in_one_turn(server: Server) -> None:
