@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import select
@@ -44,7 +45,7 @@ class Round:
     """One round, all in milliseconds but `reader_busy`."""
 
     total_ms: float
-    longest_ping_ms: float
+    longest_ping_ms: float | None  # None: no PING overlapped the round
     pings: int
     server_ms: float
     reader_busy: float
@@ -174,7 +175,7 @@ class Stage:
         pings = [(sent, got) for sent, got in self.prober.end() if got >= start and sent <= end]
         return Round(
             total_ms=(end - start) * 1000,
-            longest_ping_ms=max((got - sent) * 1000 for sent, got in pings),
+            longest_ping_ms=max(((got - sent) * 1000 for sent, got in pings), default=None),
             pings=len(pings),
             server_ms=server * 1000,
             reader_busy=busy / (end - start),
@@ -185,10 +186,14 @@ def median(rounds: list[Round], field: str) -> float:
     return statistics.median(getattr(each, field) for each in rounds)
 
 
+def stalls(rounds: list[Round]) -> list[float]:
+    return [each.longest_ping_ms for each in rounds if each.longest_ping_ms is not None] or [math.nan]
+
+
 def report(server: Server, options: argparse.Namespace, rounds: dict[str, list[Round]]) -> None:
     ratio = median(rounds["CACHE.SETSM"], "total_ms") / median(rounds["PUBLISH"], "total_ms")
     server_ratio = median(rounds["CACHE.SETSM"], "server_ms") / median(rounds["PUBLISH"], "server_ms")
-    longest = max(each.longest_ping_ms for each in rounds["CACHE.SETSM"])
+    longest = max(stalls(rounds["CACHE.SETSM"]))
     version = f"{'Valkey' if server.is_valkey else 'Redis'} {'.'.join(map(str, server.version))}"
     if options.json:
         figures = {name: [asdict(each) for each in of] for name, of in rounds.items()}
@@ -201,11 +206,11 @@ def report(server: Server, options: argparse.Namespace, rounds: dict[str, list[R
     print("| | total ms | server ms | longest PING ms | PINGs meanwhile | reader busy |\n|---|---|---|---|---|---|")
     for name, of in rounds.items():
         totals = [each.total_ms for each in of]
-        stalls = [each.longest_ping_ms for each in of]
+        pings = stalls(of)
         print(
             f"| {name} | {statistics.median(totals):.0f} ({min(totals):.0f} to {max(totals):.0f}) "
             f"| {median(of, 'server_ms'):.0f} "
-            f"| {statistics.median(stalls):.1f} ({min(stalls):.1f} to {max(stalls):.1f}) "
+            f"| {statistics.median(pings):.1f} ({min(pings):.1f} to {max(pings):.1f}) "
             f"| {median(of, 'pings'):.0f} | {median(of, 'reader_busy') * 100:.0f} % |"
         )
     print(f"\nCACHE.SETSM / PUBLISH: {ratio:.2f} (limit {RATIO_MAX}), by the server's time {server_ratio:.2f}")
