@@ -72,6 +72,13 @@ impl Entry {
         &self.value
     }
 
+    /// The block they are in, for those who ask what it takes.
+    #[must_use]
+    #[allow(clippy::borrowed_box)]
+    pub fn block(&self) -> &Box<[u8]> {
+        &self.value
+    }
+
     /// Counts a read.
     #[inline]
     pub fn count_hit(&self) {

@@ -39,7 +39,7 @@ pub fn store(
     fresh: FreshUntil,
 ) {
     // ORDER: storing may drop the TTL, so that is set after.
-    key.store(Entry::new(value.bytes(), meta));
+    key.put(Entry::new(value.bytes(), meta));
     key.expire_at(end(fresh, meta));
     ctx.signal_modified(name);
     // A write that does not say its cost leaves the former one, so 0 after another has to be said.
@@ -66,10 +66,9 @@ pub fn store(
 /// Re-arms the entry under `key`, which is open for writing as `name` and holds `value`. A native
 /// string becomes an entry.
 pub fn touch(ctx: Ctx<'_>, key: &mut Key<'_>, name: Arg<'_>, value: &[u8], meta: Meta, fresh: FreshUntil) {
-    if let Holds::Entry(_) = key.holds() {
-        key.set_meta(meta);
-    } else {
-        key.store(Entry::new(value, meta));
+    match key.value_mut::<Entry>() {
+        Some(entry) => entry.meta = meta,
+        None => drop(key.put(Entry::new(value, meta))),
     }
     key.expire_at(end(fresh, meta));
     ctx.signal_modified(name);

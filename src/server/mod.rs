@@ -8,6 +8,7 @@ pub mod blocked;
 pub mod cluster;
 pub mod commands;
 pub mod config;
+pub mod data;
 pub mod error;
 pub mod ffi;
 pub mod info;

@@ -199,29 +199,52 @@ impl<'c> Ctx<'c> {
 
     /// Sends `command` with `args` to replicas and the AOF, in the caller's database.
     pub fn replicate(self, command: &'static CStr, args: &[Effect<'_>]) {
-        let mut own: Vec<*mut raw::RedisModuleString> = Vec::with_capacity(args.len());
-        let mut vector = Vec::with_capacity(args.len());
-        for arg in args {
-            let string = match *arg {
-                Effect::Arg(arg) => arg.raw,
-                Effect::Word(word) => self.own_string(word.to_bytes(), &mut own),
-                Effect::Bytes(bytes) => self.own_string(bytes, &mut own),
-                Effect::Number(n) => self.own_string(n.to_string().as_bytes(), &mut own),
-            };
-            vector.push(string);
-        }
-        let done =
-            call!(RedisModule_Replicate(self.raw, command.as_ptr(), c"v".as_ptr(), vector.as_mut_ptr(), vector.len()));
-        for string in own {
-            call!(RedisModule_FreeString(self.raw, string));
-        }
+        let mut strings = Strings::new(self.raw, args);
+        let (start, len) = strings.vector();
+        let done = call!(RedisModule_Replicate(self.raw, command.as_ptr(), c"v".as_ptr(), start, len));
         assert!(done == OK, "the server refused to replicate {command:?}");
     }
+}
 
-    fn own_string(self, bytes: &[u8], own: &mut Vec<*mut raw::RedisModuleString>) -> *mut raw::RedisModuleString {
-        let string = call!(RedisModule_CreateString(self.raw, bytes.as_ptr().cast::<c_char>(), bytes.len()));
-        own.push(string);
-        string
+/// The arguments of a replicated command as strings of the server.
+pub(super) struct Strings {
+    ctx: *mut raw::RedisModuleCtx,
+    all: Vec<*mut raw::RedisModuleString>,
+    /// Those of `all` that were made here.
+    own: Vec<*mut raw::RedisModuleString>,
+}
+
+impl Strings {
+    pub(super) fn new(ctx: *mut raw::RedisModuleCtx, args: &[Effect<'_>]) -> Self {
+        let mut strings = Self { ctx, all: Vec::with_capacity(args.len()), own: Vec::with_capacity(args.len()) };
+        for arg in args {
+            match *arg {
+                Effect::Arg(arg) => strings.all.push(arg.raw),
+                Effect::Word(word) => strings.make(word.to_bytes()),
+                Effect::Bytes(bytes) => strings.make(bytes),
+                Effect::Number(n) => strings.make(n.to_string().as_bytes()),
+            }
+        }
+        strings
+    }
+
+    fn make(&mut self, bytes: &[u8]) {
+        let string = call!(RedisModule_CreateString(self.ctx, bytes.as_ptr().cast::<c_char>(), bytes.len()));
+        self.all.push(string);
+        self.own.push(string);
+    }
+
+    /// As the server's variadic functions take them.
+    pub(super) fn vector(&mut self) -> (*mut *mut raw::RedisModuleString, usize) {
+        (self.all.as_mut_ptr(), self.all.len())
+    }
+}
+
+impl Drop for Strings {
+    fn drop(&mut self) {
+        for string in &self.own {
+            call!(RedisModule_FreeString(self.ctx, *string));
+        }
     }
 }
 

@@ -6,11 +6,13 @@
 //! not write has changed nothing.
 
 use super::context::{bytes_of, Arg, Ctx};
-use super::{types, OK};
-use crate::engine::entry::{Entry, Meta};
+use super::types::Data;
+use super::OK;
+use crate::engine::entry::Entry;
 use crate::engine::time::UnixMillis;
 use redis_module::raw;
 use std::ffi::{c_int, c_void};
+use std::ptr::null_mut;
 
 /// A key, open until dropped.
 pub struct Key<'c> {
@@ -115,39 +117,47 @@ impl Key<'_> {
         }
     }
 
+    /// The value under the key, if it is one of the type `T`.
+    #[inline]
+    #[must_use]
+    pub fn value<T: Data>(&self) -> Option<&T> {
+        // SAFETY: a value of the type is a `T` of ours; it stays while the key is open and `self` is
+        // borrowed, since only the main thread changes the keyspace.
+        unsafe { self.pointer::<T>().as_ref() }
+    }
+
+    /// The same, to be changed in place. Whoever does says so ([`Ctx::signal_modified`]).
+    #[must_use]
+    pub fn value_mut<T: Data>(&mut self) -> Option<&mut T> {
+        // SAFETY: as in `value`; `&mut self` makes this the only reference.
+        unsafe { self.pointer::<T>().as_mut() }
+    }
+
+    #[inline]
+    fn pointer<T: Data>(&self) -> *mut T {
+        if call!(RedisModule_ModuleTypeGetType(self.raw)) != T::handle().raw() {
+            return null_mut();
+        }
+        call!(RedisModule_ModuleTypeGetValue(self.raw)).cast()
+    }
+
+    /// Puts `value` under the key, in place where one of its type is; that one is returned. Keeps no
+    /// TTL.
+    pub fn put<T: Data>(&mut self, value: T) -> Option<T> {
+        if let Some(held) = self.value_mut::<T>() {
+            return Some(std::mem::replace(held, value));
+        }
+        let value: *mut c_void = Box::into_raw(Box::new(value)).cast();
+        let done = call!(RedisModule_ModuleTypeSetValue(self.raw, T::handle().raw(), value));
+        assert!(done == OK, "the server refused a value");
+        None
+    }
+
     /// The entry under the key, if that is what it holds.
     #[inline]
     #[must_use]
     pub fn entry(&self) -> Option<&Entry> {
-        if call!(RedisModule_ModuleTypeGetType(self.raw)) != types::cached() {
-            return None;
-        }
-        let value: *const Entry = call!(RedisModule_ModuleTypeGetValue(self.raw)).cast_const().cast();
-        // SAFETY: a value of our type is an `Entry` of ours; it stays while the key is open and
-        // `self` is borrowed, since only the main thread changes the keyspace.
-        unsafe { value.as_ref() }
-    }
-
-    /// Puts `entry` under the key, in place where one of ours is there. Keeps no TTL.
-    pub fn store(&mut self, entry: Entry) {
-        if self.entry().is_some() {
-            let value: *mut Entry = call!(RedisModule_ModuleTypeGetValue(self.raw)).cast();
-            // SAFETY: as in `entry`; `&mut self` makes this the only reference.
-            drop(std::mem::replace(unsafe { &mut *value }, entry));
-            return;
-        }
-        let value: *mut c_void = Box::into_raw(Box::new(entry)).cast();
-        let done = call!(RedisModule_ModuleTypeSetValue(self.raw, types::cached(), value));
-        assert!(done == OK, "the server refused a value");
-    }
-
-    /// Changes what the entry under the key carries; nothing where there is none.
-    pub fn set_meta(&mut self, meta: Meta) {
-        if self.entry().is_some() {
-            let value: *mut Entry = call!(RedisModule_ModuleTypeGetValue(self.raw)).cast();
-            // SAFETY: as in `entry`; `&mut self` makes this the only reference.
-            unsafe { (*value).meta = meta };
-        }
+        self.value()
     }
 
     /// When the key goes; `None`: never.

@@ -5,6 +5,7 @@
 use super::context::{bytes_of, Ctx, Level};
 use super::entry_point::{guarded, install_panic_hook};
 use super::{events, types, OK};
+use crate::engine::entry::Entry;
 use crate::server::config::{self, Setting};
 use crate::server::info;
 use crate::server::state::STATE;
@@ -64,7 +65,7 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     }
     call!(RedisModule_SetModuleOptions(ctx, options as c_int));
     config::load_arguments(argv.iter().map(|arg| bytes_of(*arg)))?;
-    accept(types::register(ctx), "the type cg-cached")?;
+    accept(types::register::<Entry>(ctx), "the type cg-cached")?;
     let in_cluster = Ctx::new(ctx).situation().is_cluster();
     STATE.with(|state| state.in_cluster = in_cluster);
     let category =
