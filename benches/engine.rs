@@ -5,7 +5,7 @@
 #![allow(missing_docs)]
 
 use cache_guard::engine::codec::{decode, encode, Sink, Source, ENCODING_VERSION};
-use cache_guard::engine::entry::{Entry, Meta};
+use cache_guard::engine::entry::{Carried, Entry, Meta};
 use cache_guard::engine::freshness::refreshes_early;
 use cache_guard::engine::lease::{Asked, Caller, LeaseBook, Served, Token};
 use cache_guard::engine::time::MonoMillis;
@@ -199,7 +199,7 @@ fn codec(c: &mut Criterion) {
     c.bench_function("encode an entry of 100 B", |b| {
         b.iter(|| {
             payload.0.clear();
-            encode(black_box(&entry), &mut payload);
+            encode(black_box(&entry), &Carried::default(), &mut payload);
         });
     });
     c.bench_function("decode an entry of 100 B", |b| {

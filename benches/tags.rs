@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const KEYS: usize = 1_000_000;
 const NOW: UnixMillis = UnixMillis(1_000_000);
-const ARRIVAL: Arrival = Arrival { standing: Standing::Live, bytes: 200, now: NOW };
+const ARRIVAL: Arrival = Arrival { standing: Standing::Live, since: NOW, bytes: 200, now: NOW };
 const ALL: &[u8] = b"all";
 const SLICE: usize = 100;
 

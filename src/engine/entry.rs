@@ -14,6 +14,7 @@
 //!
 //! Entries may be freed by a background thread, so they own plain memory only.
 
+use super::tags::{KeyId, Standing};
 use super::time::{UnixMillis, DURATION_MS_MAX};
 use std::cell::Cell;
 
@@ -28,19 +29,44 @@ pub struct Meta {
     pub cost_ms: u32,
 }
 
-/// A value under a key, with its [`Meta`].
+/// A value under a key, with its [`Meta`] and its tags. The fields of the former stand alone, so
+/// that an entry without tags takes 48 bytes.
 #[derive(Clone, Debug)]
 pub struct Entry {
     value: Box<[u8]>,
-    /// Freshness, version and cost.
-    pub meta: Meta,
+    stale_ms: u64,
+    version: u64,
+    cost_ms: u32,
     hits: Cell<u32>,
+    tags: Option<Box<Tags>>,
+}
+
+const _: () = assert!(size_of::<Entry>() == 48, "an entry has grown");
+
+/// The tags of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// They are in the index of the key's database.
+    Indexed(KeyId),
+    /// The entry is under no key yet, or was just taken from one: it carries them along.
+    Carried(Carried),
+}
+
+/// What an entry takes along that is in no index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// The names of its tags, in the order in which they were given.
+    pub names: Vec<Box<[u8]>>,
+    /// What they have done to it.
+    pub standing: Standing,
+    /// Since when, if it is stale by them.
+    pub since: UnixMillis,
 }
 
 /// Two entries are equal if they hold the same; how often they were read is a statistic.
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        (&self.value, self.meta) == (&other.value, other.meta)
+        (&self.value, self.meta(), &self.tags) == (&other.value, other.meta(), &other.tags)
     }
 }
 
@@ -63,7 +89,35 @@ impl Entry {
     /// An entry of a copy of `value`. One allocation.
     #[must_use]
     pub fn new(value: &[u8], meta: Meta) -> Self {
-        Self { value: value.into(), meta, hits: Cell::new(0) }
+        let Meta { stale_ms, version, cost_ms } = meta;
+        Self { value: value.into(), stale_ms, version, cost_ms, hits: Cell::new(0), tags: None }
+    }
+
+    /// Freshness, version and cost.
+    #[inline]
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        Meta { stale_ms: self.stale_ms, version: self.version, cost_ms: self.cost_ms }
+    }
+
+    /// Changes them.
+    pub fn set_meta(&mut self, meta: Meta) {
+        (self.stale_ms, self.version, self.cost_ms) = (meta.stale_ms, meta.version, meta.cost_ms);
+    }
+
+    /// Its tags, if it ever had some.
+    #[inline]
+    #[must_use]
+    pub fn tags(&self) -> Option<&Tags> {
+        self.tags.as_deref()
+    }
+
+    /// Changes them; what they were.
+    pub fn set_tags(&mut self, tags: Option<Tags>) -> Option<Tags> {
+        match (&mut self.tags, tags) {
+            (Some(held), Some(tags)) => Some(std::mem::replace(held, tags)),
+            (held, tags) => std::mem::replace(held, tags.map(Box::new)).map(|tags| *tags),
+        }
     }
 
     /// The cached bytes.
@@ -94,7 +148,7 @@ impl Entry {
     /// True if it is fresh for as long as its key lives, so that no clock is needed to serve it.
     #[must_use]
     pub fn never_stale(&self) -> bool {
-        self.meta.stale_ms == 0
+        self.stale_ms == 0
     }
 
     /// The age at `now` of an entry whose key goes at `expires` (`None`: never).
@@ -102,8 +156,8 @@ impl Entry {
     pub fn age(&self, expires: Option<UnixMillis>, now: UnixMillis) -> Age {
         let left_ms = expires.map(|at| at.since(now));
         match left_ms {
-            Some(left) if left <= self.meta.stale_ms && self.meta.stale_ms > 0 => Age::Stale { left_ms },
-            Some(left) => Age::Fresh { left_ms: Some(left.saturating_sub(self.meta.stale_ms)) },
+            Some(left) if left <= self.stale_ms && self.stale_ms > 0 => Age::Stale { left_ms },
+            Some(left) => Age::Fresh { left_ms: Some(left.saturating_sub(self.stale_ms)) },
             None => Age::Fresh { left_ms: None },
         }
     }

@@ -157,6 +157,8 @@ pub struct LeaseBook {
     failures: AHashMap<Slot, Failure>,
     bound: AHashMap<ClientId, BTreeSet<Slot>>,
     outbox: Outbox,
+    /// Of the leases that are out.
+    serials: BTreeSet<Serial>,
     draw_token: Box<dyn FnMut() -> Token>,
     last_serial: u64,
     leases: usize,
@@ -177,6 +179,7 @@ impl LeaseBook {
             failures: AHashMap::new(),
             bound: AHashMap::new(),
             outbox: Outbox::default(),
+            serials: BTreeSet::new(),
             draw_token: Box::new(draw_token),
             last_serial: 0,
             leases: 0,
@@ -219,6 +222,16 @@ impl LeaseBook {
     /// answer. `served` is called only if somebody waits. O(1) in the number of waiters, unless
     /// they wait for other keys too.
     pub fn settle(&mut self, db: DbId, key: &[u8], served: impl FnOnce() -> Served, now: MonoMillis) {
+        self.land(db, key, || Answer::Value(served()), now);
+    }
+
+    /// The same, but the value is stale already: who waits is served it as such, and the next caller
+    /// is to refresh it.
+    pub fn settle_stale(&mut self, db: DbId, key: &[u8], now: MonoMillis) {
+        self.land(db, key, || Answer::Look, now);
+    }
+
+    fn land(&mut self, db: DbId, key: &[u8], answer: impl FnOnce() -> Answer, now: MonoMillis) {
         if !self.failures.is_empty() {
             self.forgive(&Slot { db, key: key.into() });
         }
@@ -238,7 +251,7 @@ impl LeaseBook {
         let count = queue.len() as u64;
         self.tally.loads_avoided += count;
         self.tally.load_ms_avoided += count * now.since(flight.lease.granted);
-        self.outbox.push(queue, Answer::Value(served()));
+        self.outbox.push(queue, answer());
     }
 
     /// Invalidates `key`: its lease ends, and the oldest waiter holds the next one. O(log n).
@@ -316,10 +329,23 @@ impl LeaseBook {
         let flights = std::mem::take(&mut self.flights).into_values().flatten();
         self.outbox.push(flights.flat_map(|flight| flight.queue).collect(), answer.clone());
         self.leases = 0;
+        self.serials.clear();
         self.due.clear();
         self.doubted.clear();
         self.failures.clear();
         self.bound.clear();
+    }
+
+    /// A number higher than that of every lease so far and lower than that of every later one.
+    pub fn stamp(&mut self) -> u64 {
+        self.last_serial += 1;
+        self.last_serial
+    }
+
+    /// The number of the oldest lease that is out.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Serial> {
+        self.serials.first().copied()
     }
 
     /// Leases that are out.
@@ -370,6 +396,7 @@ impl LeaseBook {
         let flight = Flight { db: slot.db, lease, queue: Queue::new(), groups: 0, doubt: None };
         self.flights.entry(Rc::clone(&slot.key)).or_default().push(flight);
         self.leases += 1;
+        self.serials.insert(serial);
         self.tally.leases_granted += 1;
         Grant { serial, slot, token, deadline }
     }
@@ -387,6 +414,7 @@ impl LeaseBook {
             }
         }
         self.leases -= 1;
+        self.serials.remove(&flight.lease.serial);
         self.due.remove(&(flight.lease.deadline, Due::Lease(slot.clone())));
         if flight.doubt.is_some() {
             self.doubted.remove(&slot);

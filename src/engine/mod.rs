@@ -9,6 +9,7 @@
 pub mod codec;
 pub mod entry;
 pub mod freshness;
+pub mod glob;
 pub mod lease;
 pub mod outbox;
 #[cfg(test)]

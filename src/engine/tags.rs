@@ -27,19 +27,26 @@ use roster::{Mark, Roster};
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use watch::Watch;
 
+mod book;
 mod history;
 mod record;
 mod roster;
 mod slab;
 mod sweep;
 mod view;
+mod watch;
 
+pub use book::{Doomed, TagBook};
 pub use history::{KEPT_MAX, RECENT_MAX};
 pub use view::TagInfo;
 
 /// How many tags an entry may carry; the server refuses more.
 pub const TAGS_PER_ENTRY_MAX: usize = 128;
+
+/// How long the name of a tag may be; the server refuses longer ones.
+pub const TAG_BYTES_MAX: usize = 1_024;
 
 /// Stands for a tag where there is none.
 const NOBODY: u32 = u32::MAX;
@@ -65,6 +72,8 @@ pub enum Standing {
 pub struct Arrival {
     /// Live if a value was written; for one that only moved, what it was.
     pub standing: Standing,
+    /// Since when, if it is stale.
+    pub since: UnixMillis,
     /// What the entry takes, for [`TagInfo::bytes`]; counted up to 4 GiB.
     pub bytes: usize,
     /// When.
@@ -89,6 +98,7 @@ pub struct TagIndex {
     inhabited: usize,
     /// Tags without a name that still have members.
     forgotten: BTreeSet<u32>,
+    watch: Watch,
     history: History,
 }
 
@@ -123,6 +133,7 @@ impl TagIndex {
             backlog: 0,
             inhabited: 0,
             forgotten: BTreeSet::new(),
+            watch: Watch::default(),
             history: History::default(),
         }
     }
@@ -145,7 +156,9 @@ impl TagIndex {
             }
         }
         assert!(numbers.len() <= TAGS_PER_ENTRY_MAX, "an entry of {} tags", numbers.len());
-        let slot = self.keys.insert(Record::new(key, &numbers, self.sequence, bytes, arrival.standing));
+        let mut record = Record::new(key, &numbers, self.sequence, bytes);
+        (record.floor, record.since) = (arrival.standing, arrival.since);
+        let slot = self.keys.insert(record);
         let mark = Mark { hash: self.hash(key), id: slot };
         for tag in numbers {
             self.join(tag, mark, bytes);
@@ -162,6 +175,7 @@ impl TagIndex {
     pub fn remove(&mut self, id: KeyId) {
         let Some(record) = self.keys.remove(id.slot()) else { return };
         let mark = Mark { hash: self.hash(record.name()), id: id.slot() };
+        self.unwatch(id.slot(), &record);
         if record.floor == Standing::Dead {
             self.leave_doomed(NOBODY, 0, mark);
         }
@@ -175,6 +189,19 @@ impl TagIndex {
     #[must_use]
     pub fn standing(&self, id: KeyId) -> Standing {
         self.keys.get(id.slot()).map_or(Standing::Dead, |record| self.standing_of(record))
+    }
+
+    /// Since when its tags have made `id` stale; the earliest time if nobody knows. O(tags).
+    #[must_use]
+    pub fn stale_since(&self, id: KeyId) -> UnixMillis {
+        self.keys.get(id.slot()).map_or(UnixMillis::default(), |record| self.stale_since_of(record))
+    }
+
+    fn stale_since_of(&self, record: &Record) -> UnixMillis {
+        let floor = (record.floor == Standing::Stale).then_some(record.since);
+        let tags = record.tags().filter_map(|tag| self.tags.get(tag));
+        let marks = tags.filter_map(|tag| tag.marked_after(record.stored));
+        marks.chain(floor).min().unwrap_or_default()
     }
 
     #[inline]
@@ -271,18 +298,7 @@ impl TagIndex {
     /// A tag that knows only what is no longer known of any tag.
     fn create(&mut self, name: Box<[u8]>, now: UnixMillis) -> u32 {
         let hash = self.hash(&name);
-        let id = self.tags.insert(Tag {
-            invalidated: self.history.invalidated,
-            marked: self.history.marked,
-            roster: Roster::default(),
-            bytes: 0,
-            name,
-            created: now,
-            last_invalidated: UnixMillis::default(),
-            invalidations: 0,
-            has_history: false,
-            is_forgotten: false,
-        });
+        let id = self.tags.insert(Tag::new(name, now, (self.history.invalidated, self.history.marked)));
         self.names.insert(Mark { hash, id });
         id
     }
@@ -361,17 +377,19 @@ impl TagIndex {
     fn retag(&mut self, slot: u32, gone: Option<u32>, come: Option<u32>) {
         let Some(record) = self.keys.get(slot) else { return };
         let (stored, bytes, floor) = (record.stored, record.bytes, self.standing_of(record));
+        let since = self.stale_since_of(record);
         let mark = Mark { hash: self.hash(record.name()), id: slot };
         let is_gone = |id: u32| Some(id) == gone || self.tags.get(id).is_none_or(|tag| tag.is_forgotten);
         let (lost, mut kept): (Vec<u32>, Vec<u32>) = record.tags().partition(|&tag| is_gone(tag));
         kept.extend(come);
         if let Some(record) = self.keys.get_mut(slot) {
             record.retag(&kept);
-            (record.stored, record.floor) = (self.sequence, floor);
+            (record.stored, record.floor, record.since) = (self.sequence, floor, since);
         }
         if let Some(tag) = come {
             self.join(tag, mark, bytes);
         }
+        self.rewatch(slot, &lost, come);
         for tag in lost {
             self.leave(tag, stored, bytes, mark);
         }

@@ -50,8 +50,12 @@ pub static JITTER_PERCENT: Setting = Setting::new(c"jitter-percent", 0, JITTER_P
 /// How many callers wait at once; further ones are answered as with `WAIT 0`.
 pub static MAX_WAITERS: Setting = Setting::new(c"max-waiters", 0, 10_000_000, 100_000);
 
+/// How much of a processor the deletion of invalidated entries may take, in percent.
+pub static SWEEP_CPU_PERCENT: Setting = Setting::new(c"sweep-cpu-percent", 1, 100, 10);
+
 /// All settings.
-pub static SETTINGS: [&Setting; 5] = [&LEASE_MS, &WAIT_MS, &RETRY_MS, &JITTER_PERCENT, &MAX_WAITERS];
+pub static SETTINGS: [&Setting; 6] =
+    [&LEASE_MS, &WAIT_MS, &RETRY_MS, &JITTER_PERCENT, &MAX_WAITERS, &SWEEP_CPU_PERCENT];
 
 /// How many callers may wait at once.
 #[must_use]

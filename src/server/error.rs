@@ -2,6 +2,7 @@
 
 use super::ffi::context::Ctx;
 use crate::engine::lease::LEASES_MAX;
+use crate::engine::tags::TAGS_PER_ENTRY_MAX;
 
 /// Why a command was refused. A refused command changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,10 @@ pub enum Error {
     Full,
     /// A lease would have to be granted, and this server follows another one.
     Readonly,
+    /// The command would change keys that the user may not change.
+    NoPermission,
+    /// More tags than an entry may have.
+    TooManyTags,
     /// The key moved to another node while the caller waited.
     Moved,
     /// A panic, caught.
@@ -82,6 +87,8 @@ impl Error {
             Self::NotInScript(name) => format!("ERR {name} cannot be given in a script, which has no connection"),
             Self::Full => format!("ERR {LEASES_MAX} leases are out, no more can be granted"),
             Self::Readonly => "READONLY a replica cannot grant a lease".to_owned(),
+            Self::NoPermission => "NOPERM this user may not change all of the entries that have the tag".to_owned(),
+            Self::TooManyTags => format!("ERR an entry cannot have more than {TAGS_PER_ENTRY_MAX} tags"),
             Self::Moved => "TRYAGAIN the key moved to another node while the caller waited".to_owned(),
             Self::Internal => "ERR cacheguard failed and changed nothing; see the server's log".to_owned(),
         }

@@ -2,6 +2,7 @@
 
 use super::ffi::entry_point::PANICS;
 use super::state::STATE;
+use super::tagging::TAGGING;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A count that only the main thread changes.
@@ -33,7 +34,7 @@ pub static SETS_REFUSED: Counter = Counter::new();
 /// Every field and its value.
 #[must_use]
 pub fn fields() -> Vec<(&'static std::ffi::CStr, u64)> {
-    STATE.with(|state| {
+    let mut fields = STATE.with(|state| {
         let (book, tally) = (&state.book, state.book.tally);
         vec![
             (c"hits", HITS.0.load(Relaxed)),
@@ -59,5 +60,16 @@ pub fn fields() -> Vec<(&'static std::ffi::CStr, u64)> {
             (c"load_ms_avoided", tally.load_ms_avoided),
             (c"panics", PANICS.load(Relaxed)),
         ]
-    })
+    });
+    TAGGING.with(|tagging| {
+        let indexes = || tagging.book.indexes().map(|(_, index)| index);
+        fields.extend([
+            (c"tags", indexes().map(|index| index.tags() as u64).sum()),
+            (c"tagged_keys", indexes().map(|index| index.len() as u64).sum()),
+            (c"invalidations", tagging.invalidations),
+            (c"invalidated_keys", tagging.invalidated_keys),
+            (c"sweep_backlog", tagging.book.backlog() as u64),
+        ]);
+    });
+    fields
 }

@@ -6,8 +6,11 @@
 
 use super::ffi::context::{Arg, Ctx, Effect};
 use super::ffi::key::{Holds, Key};
-use crate::engine::entry::{Entry, Meta};
+use super::tagging;
+use crate::engine::entry::{Carried, Entry, Meta, Tags};
+use crate::engine::tags::Standing;
 use crate::engine::time::UnixMillis;
+use std::ffi::CStr;
 
 /// When the freshness of an entry ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,69 +32,150 @@ impl FreshUntil {
     }
 }
 
-/// Puts an entry under `key`, which is open for writing as `name` and `held` another entry or none.
+/// What is stored beside a value.
+#[derive(Default)]
+pub struct Attributes<'a> {
+    /// Freshness, version and cost.
+    pub meta: Meta,
+    /// The names of its tags.
+    pub tags: &'a [Arg<'a>],
+    /// Since when it is stale by its tags, if it is.
+    pub stale_since: Option<UnixMillis>,
+}
+
+impl Attributes<'_> {
+    fn is_plain(&self) -> bool {
+        self.tags.is_empty() && self.stale_since.is_none()
+    }
+
+    fn carried(&self) -> Option<Tags> {
+        if self.is_plain() {
+            return None;
+        }
+        let names = self.tags.iter().map(|tag| tag.bytes().into()).collect();
+        let standing = if self.stale_since.is_some() { Standing::Stale } else { Standing::Live };
+        Some(Tags::Carried(Carried { names, standing, since: self.stale_since.unwrap_or_default() }))
+    }
+}
+
+/// Puts an entry under `key`, which is open for writing as `name`. `costs` says whether it or its
+/// predecessor has a cost.
 pub fn store(
     ctx: Ctx<'_>,
     key: &mut Key<'_>,
     name: Arg<'_>,
     value: Arg<'_>,
-    (meta, held): (Meta, Option<Meta>),
+    (attributes, costs): (&Attributes<'_>, bool),
     fresh: FreshUntil,
 ) {
+    let (meta, tags) = (attributes.meta, attributes.carried());
+    let db = key.db();
+    let mut entry = Entry::new(value.bytes(), meta);
+    entry.set_tags(tags);
+    // ORDER: entered before its predecessor is struck out, so that a tag they share lives on.
+    tagging::enlist(db, name.bytes(), &mut entry);
     // ORDER: storing may drop the TTL, so that is set after.
-    key.put(Entry::new(value.bytes(), meta));
+    if let Some(mut previous) = key.put(entry) {
+        tagging::strike_out(db, &mut previous);
+    }
     key.expire_at(end(fresh, meta));
     ctx.signal_modified(name);
-    // A write that does not say its cost leaves the former one, so 0 after another has to be said.
-    let costs = meta.cost_ms > 0 || held.is_some_and(|held| held.cost_ms > 0);
     match fresh {
-        FreshUntil::At(at) if meta == Meta::default() && !costs => {
+        FreshUntil::At(at) if meta == Meta::default() && !costs && attributes.is_plain() => {
             ctx.replicate_pxat(c"CACHE.SETSM", name, value, at.0);
         }
         _ => {
-            let mut effect = Words::new(&[Effect::Arg(name), Effect::Arg(value)]);
-            effect.push_freshness(fresh);
-            effect.push_number(c"STALE", meta.stale_ms);
-            effect.push_number(c"VERSION", meta.version);
+            let mut words = vec![Effect::Arg(name), Effect::Arg(value)];
+            push_freshness(&mut words, fresh);
+            push_number(&mut words, c"STALE", meta.stale_ms);
+            push_number(&mut words, c"VERSION", meta.version);
             if costs {
-                effect.push(Effect::Word(c"COST"));
-                effect.push(Effect::Number(meta.cost_ms.into()));
+                // A write that does not say its cost leaves the former one, so 0 has to be said.
+                words.extend([Effect::Word(c"COST"), Effect::Number(meta.cost_ms.into())]);
             }
-            ctx.replicate(c"CACHE.SETSM", effect.all());
+            push_stale_since(&mut words, attributes.stale_since);
+            if !attributes.tags.is_empty() {
+                words.extend([Effect::Word(c"TAGS"), Effect::Number(attributes.tags.len() as u64)]);
+                words.extend(attributes.tags.iter().map(|tag| Effect::Arg(*tag)));
+            }
+            ctx.replicate(c"CACHE.SETSM", &words);
         }
     }
     ctx.notify(c"cache.setsm", name);
 }
 
 /// Re-arms the entry under `key`, which is open for writing as `name` and holds `value`. A native
-/// string becomes an entry.
-pub fn touch(ctx: Ctx<'_>, key: &mut Key<'_>, name: Arg<'_>, value: &[u8], meta: Meta, fresh: FreshUntil) {
+/// string becomes an entry. It is no longer stale by its tags, unless `stale_since` says so.
+pub fn touch(
+    ctx: Ctx<'_>,
+    key: &mut Key<'_>,
+    name: Arg<'_>,
+    value: &[u8],
+    (meta, stale_since): (Meta, Option<UnixMillis>),
+    fresh: FreshUntil,
+) {
+    let db = key.db();
     match key.value_mut::<Entry>() {
-        Some(entry) => entry.meta = meta,
+        Some(entry) => {
+            entry.set_meta(meta);
+            if stale_since.is_some() || tagging::standing(db, entry) != Standing::Live {
+                let standing = if stale_since.is_some() { Standing::Stale } else { Standing::Live };
+                tagging::settle(db, name.bytes(), entry, standing, stale_since.unwrap_or_default());
+            }
+        }
         None => drop(key.put(Entry::new(value, meta))),
     }
     key.expire_at(end(fresh, meta));
     ctx.signal_modified(name);
-    let mut effect = Words::new(&[Effect::Arg(name)]);
-    effect.push_freshness(fresh);
-    effect.push_number(c"STALE", meta.stale_ms);
-    ctx.replicate(c"CACHE.TOUCH", effect.all());
+    let mut words = vec![Effect::Arg(name)];
+    push_freshness(&mut words, fresh);
+    push_number(&mut words, c"STALE", meta.stale_ms);
+    push_stale_since(&mut words, stale_since);
+    ctx.replicate(c"CACHE.TOUCH", &words);
     ctx.notify(c"cache.touch", name);
 }
 
-/// Deletes what is under `names`; how many keys there were.
-pub fn delete(ctx: Ctx<'_>, names: &[Arg<'_>]) -> usize {
+/// The tags of the entry under `name` were changed by `command` with `changed`.
+pub fn retagged(ctx: Ctx<'_>, command: &'static CStr, event: &'static CStr, name: Arg<'_>, changed: &[Arg<'_>]) {
+    ctx.signal_modified(name);
+    let mut words = vec![Effect::Arg(name)];
+    words.extend(changed.iter().map(|tag| Effect::Arg(*tag)));
+    ctx.replicate(command, &words);
+    ctx.notify(event, name);
+}
+
+/// What [`delete`] found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deleted {
+    /// Keys that existed.
+    pub keys: usize,
+    /// Those of them that an invalidation had not taken already.
+    pub live: usize,
+}
+
+/// Deletes what is under `names`.
+pub fn delete(ctx: Ctx<'_>, names: &[Arg<'_>]) -> Deleted {
+    let mut live = 0;
     let mut deleted = names.to_vec();
     deleted.retain(|name| {
         let mut key = ctx.open_write(*name);
-        let exists = !matches!(key.holds(), Holds::Nothing);
+        let db = key.db();
+        let (exists, is_live) = match key.value_mut::<Entry>() {
+            Some(entry) => {
+                let is_live = tagging::standing(db, entry) != Standing::Dead;
+                tagging::strike_out(db, entry);
+                (true, is_live)
+            }
+            None => (!matches!(key.holds(), Holds::Nothing), true),
+        };
         if exists {
             key.delete();
+            live += usize::from(is_live);
         }
         exists
     });
     tell_deleted(ctx, &deleted);
-    deleted.len()
+    Deleted { keys: deleted.len(), live }
 }
 
 fn tell_deleted(ctx: Ctx<'_>, names: &[Arg<'_>]) {
@@ -110,47 +194,22 @@ fn end(fresh: FreshUntil, meta: Meta) -> Option<UnixMillis> {
     fresh.instant().map(|at| at.after(meta.stale_ms))
 }
 
-const WORDS_MAX: usize = 10;
-
-/// The arguments of a replicated command, without an allocation.
-struct Words<'a> {
-    words: [Effect<'a>; WORDS_MAX],
-    len: usize,
+fn push_freshness(words: &mut Vec<Effect<'_>>, fresh: FreshUntil) {
+    match fresh {
+        FreshUntil::At(at) => words.extend([Effect::Word(c"PXAT"), Effect::Number(at.0)]),
+        FreshUntil::Forever => words.push(Effect::Word(c"PERSIST")),
+    }
 }
 
-impl<'a> Words<'a> {
-    fn new(first: &[Effect<'a>]) -> Self {
-        let mut words = Self { words: [Effect::Word(c""); WORDS_MAX], len: 0 };
-        first.iter().for_each(|word| words.push(*word));
-        words
+/// An option, left out where it says nothing.
+fn push_number(words: &mut Vec<Effect<'_>>, word: &'static CStr, number: u64) {
+    if number > 0 {
+        words.extend([Effect::Word(word), Effect::Number(number)]);
     }
+}
 
-    fn push(&mut self, word: Effect<'a>) {
-        if let Some(place) = self.words.get_mut(self.len) {
-            *place = word;
-            self.len += 1;
-        }
-    }
-
-    fn push_freshness(&mut self, fresh: FreshUntil) {
-        match fresh {
-            FreshUntil::At(at) => {
-                self.push(Effect::Word(c"PXAT"));
-                self.push(Effect::Number(at.0));
-            }
-            FreshUntil::Forever => self.push(Effect::Word(c"PERSIST")),
-        }
-    }
-
-    /// An option, left out where it says nothing.
-    fn push_number(&mut self, word: &'static std::ffi::CStr, number: u64) {
-        if number > 0 {
-            self.push(Effect::Word(word));
-            self.push(Effect::Number(number));
-        }
-    }
-
-    fn all(&self) -> &[Effect<'a>] {
-        self.words.get(..self.len).unwrap_or_default()
+fn push_stale_since(words: &mut Vec<Effect<'_>>, since: Option<UnixMillis>) {
+    if let Some(since) = since {
+        words.extend([Effect::Word(c"STALEAT"), Effect::Number(since.0)]);
     }
 }

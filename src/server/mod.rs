@@ -16,4 +16,6 @@ pub mod keyspace;
 pub mod pump;
 pub mod reply;
 pub mod state;
+pub mod sweep;
 pub mod table;
+pub mod tagging;

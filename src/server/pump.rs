@@ -11,11 +11,14 @@
 //! `docs/decisions/0001-parking.md`).
 
 use super::cluster;
-use super::commands::look::look_into;
-use super::ffi::context::{mono_now, server_version, Ctx};
+use super::commands::look::{look_into, Sight};
+use super::error::Error;
+use super::ffi::context::{mono_now, server_version, Arg, Ctx};
 use super::ffi::events::{self, BeforeSleep};
 use super::ffi::filter;
+use super::ffi::key::Key;
 use super::state::STATE;
+use super::{sweep, tagging};
 use crate::engine::lease::{Doubt, Found};
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::{ClientId, DbId, Slot};
@@ -42,6 +45,7 @@ pub fn turn(ctx: Ctx<'_>) {
     let now = mono_now();
     cluster::refuse_foreign_due(ctx, now);
     STATE.with(|state| (0..CHANGES_PER_TURN).any(|_| !state.book.expire_next(now)));
+    sweep::slice(ctx);
     if server_version() >= VERSION_7_2 {
         answer_some();
     }
@@ -116,13 +120,19 @@ fn settle_exec() {
 
 fn resolve(ctx: Ctx<'_>, slot: &Slot) {
     let found =
-        ctx.look_at(slot.db, &slot.key, |key, name| match key.map_or(Ok(None), |key| look_into(ctx, key, name)) {
+        ctx.look_at(slot.db, &slot.key, |key, name| match key.map_or(Ok(None), |key| watch_into(ctx, key, name)) {
             Ok(None) => Found::Nothing,
             Ok(Some(sight)) => sight.served().map_or(Found::Stale, Found::Fresh),
             Err(_) => Found::WrongType,
         });
     let now = mono_now();
     STATE.with(|state| state.book.resolve(slot, found, now));
+}
+
+/// What is under an open key, which has a lease.
+fn watch_into(ctx: Ctx<'_>, key: Key<'_>, name: Arg<'_>) -> Result<Option<Sight>, Error> {
+    tagging::watch_entry(&key);
+    look_into(ctx, key, name)
 }
 
 /// A command is about to run that may concern a key with a lease.
@@ -161,6 +171,7 @@ pub fn replaced(ctx: Ctx<'_>, only: Option<DbId>) {
 pub fn schedule(ctx: Ctx<'_>) {
     let now = mono_now();
     let probe = cluster::next_probe(now);
+    let sweeps = sweep::next_slice(ctx, now);
     let (due, starts) = STATE.with(|state| {
         let book = &state.book;
         if book.leases() > 0 {
@@ -170,7 +181,7 @@ pub fn schedule(ctx: Ctx<'_>) {
         let due = if at_once { Some(MonoMillis(0)) } else { book.next_due() };
         let lingers = state.watch.is_some() && book.leases() == 0;
         let held_back = state.next_look_at_held_back(now);
-        let due = [due, probe, held_back, lingers.then_some(state.watch_until)].into_iter().flatten().min();
+        let due = [due, probe, sweeps, held_back, lingers.then_some(state.watch_until)].into_iter().flatten().min();
         (due, book.leases() > 0 && state.watch.is_none())
     });
     if starts {

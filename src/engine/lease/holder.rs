@@ -1,7 +1,8 @@
 //! What the holder of a lease may do with it, and what happens when it is gone.
 
 use super::{
-    find_mut, Answer, Bond, ClientId, DbId, Due, End, Failure, Flight, LeaseBook, MonoMillis, Slot, Token, LEASES_MAX,
+    find_mut, Answer, Bond, ClientId, DbId, Due, End, Failure, Flight, LeaseBook, MonoMillis, Serial, Slot, Token,
+    LEASES_MAX,
 };
 use std::rc::Rc;
 
@@ -25,8 +26,13 @@ pub struct LeaseView {
 impl LeaseBook {
     /// True if `token` proves the lease that is out on `key`.
     pub fn holds(&mut self, db: DbId, key: &[u8], token: Token, now: MonoMillis) -> bool {
+        self.proves(db, key, token, now).is_some()
+    }
+
+    /// The number of the lease that is out on `key`, if `token` proves it.
+    pub fn proves(&mut self, db: DbId, key: &[u8], token: Token, now: MonoMillis) -> Option<Serial> {
         self.end_overdue(db, key, now);
-        self.find(db, key).is_some_and(|flight| flight.lease.token == token)
+        self.find(db, key).filter(|flight| flight.lease.token == token).map(|flight| flight.lease.serial)
     }
 
     /// Lets the lease last `ms` from `now`. False if it is not the caller's any more.

@@ -83,6 +83,7 @@ impl LeaseBook {
             }
         }
         assert_eq!(leases, self.leases, "number of leases");
+        assert_eq!(serials, self.serials, "numbers of leases");
         assert_eq!(doubts, self.doubted.len(), "number of doubts");
         let noted = self.bound.iter().flat_map(|(client, slots)| slots.iter().map(|slot| (*client, slot.clone())));
         assert_eq!(noted.collect::<BTreeSet<_>>(), bound, "bound leases");

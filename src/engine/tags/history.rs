@@ -9,6 +9,7 @@
 //! Rejected: to remember until a time has passed. A lease may last for years.
 
 use super::TagIndex;
+use crate::engine::time::UnixMillis;
 use std::collections::BTreeSet;
 
 /// How many tags without members are remembered because a late write may ask.
@@ -54,6 +55,13 @@ impl TagIndex {
         self.sequence
     }
 
+    /// The sequence of the next invalidation is `sequence`, or more where it is higher already. For
+    /// a server that counts them together with the leases it grants: then a lease's own number says
+    /// what to ask [`Self::invalidated_since`].
+    pub fn advance(&mut self, sequence: u64) {
+        self.sequence = self.sequence.max(sequence.saturating_sub(1));
+    }
+
     /// True if `tag` was invalidated after the index was at `sequence`, whether it had members or
     /// not. Exact, unless more than [`RECENT_MAX`] tags without members were invalidated or marked
     /// stale since: then also true for some that were not. O(1).
@@ -67,6 +75,12 @@ impl TagIndex {
     #[must_use]
     pub fn marked_since(&self, tag: &[u8], sequence: u64) -> bool {
         self.find(tag).and_then(|tag| self.tags.get(tag)).map_or(self.history.marked, |tag| tag.marked) > sequence
+    }
+
+    /// When it was first marked stale after that, as far as that is known.
+    #[must_use]
+    pub fn marked_after(&self, tag: &[u8], sequence: u64) -> Option<UnixMillis> {
+        self.find(tag).and_then(|tag| self.tags.get(tag))?.marked_after(sequence)
     }
 
     /// Nobody will ask again about a sequence below `sequence`: no older lease is out. With no

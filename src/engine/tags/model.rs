@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) type Name = Vec<u8>;
 
+/// As long as no tag can have been marked stale more often, it is known since when.
+const MARKS_EXACT: usize = 8;
+
 /// One tag of an entry.
 #[derive(Clone, Debug)]
 pub(super) struct Membership {
@@ -23,6 +26,8 @@ pub(super) struct Entry {
     pub id: KeyId,
     tags: Vec<Membership>,
     pub standing: Standing,
+    /// Since when it was ever stale.
+    pub since: Option<UnixMillis>,
     bytes: u64,
     was_born_dead: bool,
 }
@@ -47,6 +52,7 @@ pub(super) struct Model {
     pub sequence: u64,
     pub floor: u64,
     horizon: (u64, u64),
+    marks: usize,
     recent_max: usize,
     kept_max: usize,
 }
@@ -73,7 +79,7 @@ impl Entry {
 impl Model {
     pub fn new(recent_max: usize, kept_max: usize) -> Self {
         let (entries, past, truth) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { entries, past, truth, sequence: 0, floor: 0, horizon: (0, 0), recent_max, kept_max }
+        Self { entries, past, truth, sequence: 0, floor: 0, horizon: (0, 0), marks: 0, recent_max, kept_max }
     }
 
     pub fn members(&self, tag: &[u8]) -> usize {
@@ -116,7 +122,8 @@ impl Model {
         }
         let tags = distinct.into_iter().map(|tag| Membership { tag: Some(tag), is_doomed: false }).collect();
         let was_born_dead = arrival.standing == Standing::Dead;
-        let entry = Entry { id, tags, standing: arrival.standing, bytes: arrival.bytes as u64, was_born_dead };
+        let since = (arrival.standing == Standing::Stale).then_some(arrival.since);
+        let entry = Entry { id, tags, standing: arrival.standing, since, bytes: arrival.bytes as u64, was_born_dead };
         assert!(self.entries.insert(key.to_vec(), entry).is_none());
     }
 
@@ -149,6 +156,7 @@ impl Model {
 
     pub fn mark_stale(&mut self, tag: &[u8], now: UnixMillis) -> usize {
         self.touch(tag, now).has_history = true;
+        self.marks += 1;
         self.sequence += 1;
         let sequence = self.sequence;
         self.past.get_mut(tag).expect("touched").marked = sequence;
@@ -156,6 +164,7 @@ impl Model {
         let mut count = 0;
         for entry in self.entries.values_mut().filter(|entry| entry.is_member(tag)) {
             entry.standing = entry.standing.max(Standing::Stale);
+            entry.since = entry.since.or(Some(now));
             count += 1;
         }
         self.settle();
@@ -243,6 +252,11 @@ impl Model {
         for (key, entry) in &self.entries {
             assert_eq!(index.key(entry.id), Some(&**key));
             assert_eq!(index.standing(entry.id), entry.standing, "standing of {key:?}");
+            if entry.standing == Standing::Stale {
+                let since = index.stale_since(entry.id);
+                assert!(Some(since) <= entry.since, "{key:?} is stale since {since:?}, not {:?}", entry.since);
+                assert!(self.marks > MARKS_EXACT || Some(since) == entry.since, "exact while there are few");
+            }
             let names: Vec<_> = entry.tags.iter().filter_map(|each| each.tag.as_deref()).collect();
             assert_eq!(index.names(entry.id).collect::<Vec<_>>(), names, "tags of {key:?}");
         }

@@ -1,6 +1,6 @@
 //! What the index knows of one key and of one tag.
 //!
-//! A record of a key is 32 bytes and one allocation, which holds the numbers of its tags and then
+//! A record of a key is 40 bytes and one allocation, which holds the numbers of its tags and then
 //! its name: names are the bulk of an index, so they are stored once, and nowhere in a table.
 
 use super::roster::Roster;
@@ -22,14 +22,17 @@ pub(super) struct Record {
     tags: u16,
     /// It is at least as bad as this, whatever its tags say.
     pub floor: Standing,
+    /// Since when, if `floor` is stale.
+    pub since: UnixMillis,
 }
 
-const _: () = assert!(size_of::<Record>() == 32, "a record has grown");
+const _: () = assert!(size_of::<Record>() == 40, "a record has grown");
 
 impl Record {
     /// One allocation. At most 65 535 tags.
-    pub fn new(name: &[u8], tags: &[u32], stored: u64, bytes: u32, floor: Standing) -> Self {
-        Self { stored, blob: pack(tags, name), bytes, tags: tags.len() as u16, floor }
+    pub fn new(name: &[u8], tags: &[u32], stored: u64, bytes: u32) -> Self {
+        let (floor, since) = (Standing::Live, UnixMillis::default());
+        Self { stored, blob: pack(tags, name), bytes, tags: tags.len() as u16, floor, since }
     }
 
     fn split(&self) -> (&[u8], &[u8]) {
@@ -77,6 +80,8 @@ pub(super) struct Tag {
     pub invalidated: u64,
     /// The same of its last `mark_stale`.
     pub marked: u64,
+    /// When the last times were, oldest first; see [`MARKS_MAX`].
+    marks: Vec<(u64, UnixMillis)>,
     /// Who has it, but for those it was invalidated under.
     pub roster: Roster,
     /// What the entries in `roster` take.
@@ -95,7 +100,45 @@ pub(super) struct Tag {
     pub is_forgotten: bool,
 }
 
+/// How many `mark_stale` of a tag are told apart. Of older ones the time is taken to be that of the
+/// one before: an entry is then said to have been stale for longer than it has.
+const MARKS_MAX: usize = 8;
+
 impl Tag {
+    /// One that only knows `history`, of all tags that nobody remembers.
+    pub fn new(name: Box<[u8]>, created: UnixMillis, (invalidated, marked): (u64, u64)) -> Self {
+        Self {
+            invalidated,
+            marked,
+            marks: Vec::new(),
+            roster: Roster::default(),
+            bytes: 0,
+            name,
+            created,
+            last_invalidated: UnixMillis::default(),
+            invalidations: 0,
+            has_history: false,
+            is_forgotten: false,
+        }
+    }
+
+    /// It was marked stale.
+    pub fn mark(&mut self, sequence: u64, now: UnixMillis) {
+        (self.marked, self.has_history) = (sequence, true);
+        if self.marks.len() == MARKS_MAX {
+            let (_, earlier) = self.marks.remove(1);
+            if let Some((_, time)) = self.marks.get_mut(1) {
+                *time = earlier;
+            }
+        }
+        self.marks.push((sequence, now));
+    }
+
+    /// When it was first marked stale after `stored`.
+    pub fn marked_after(&self, stored: u64) -> Option<UnixMillis> {
+        self.marks.iter().find(|(sequence, _)| *sequence > stored).map(|(_, time)| *time)
+    }
+
     /// True if nobody needs to know that it is there: it is remembered for late writes alone.
     pub fn is_unknown(&self) -> bool {
         self.roster.is_empty() && self.invalidations == 0

@@ -23,6 +23,7 @@ impl TagIndex {
         tag.bytes = 0;
         let roster = std::mem::take(&mut tag.roster);
         let count = roster.len();
+        self.watch.strike(id);
         if count > 0 {
             self.inhabited -= 1;
             self.backlog += count;
@@ -39,7 +40,7 @@ impl TagIndex {
         self.sequence += 1;
         let Some(tag) = self.tags.get_mut(id) else { return 0 };
         self.history.recent.remove(&(tag.last_event(), id));
-        (tag.marked, tag.has_history) = (self.sequence, true);
+        tag.mark(self.sequence, now);
         let count = tag.roster.len();
         self.settle(id);
         count
@@ -100,6 +101,12 @@ impl TagIndex {
                 return false;
             }
         }
+        self.is_untidy()
+    }
+
+    /// True if [`Self::tidy`] has something to do.
+    #[must_use]
+    pub fn is_untidy(&self) -> bool {
         self.history.is_idle() || !self.forgotten.is_empty()
     }
 
@@ -125,14 +132,17 @@ impl TagIndex {
     /// member may be dead by another tag.
     fn strip_one(&mut self, id: u32) {
         let Some(tag) = self.tags.get(id) else { return };
-        let (marked, mark) = (tag.marked, tag.roster.iter().next());
-        let Some((mark, record)) = mark.and_then(|mark| Some((mark, self.keys.get_mut(mark.id)?))) else { return };
-        if marked > record.stored {
+        let Some(mark) = tag.roster.iter().next() else { return };
+        let Some(record) = self.keys.get_mut(mark.id) else { return };
+        if let Some(since) = tag.marked_after(record.stored) {
+            let is_stale = record.floor == Standing::Stale;
+            record.since = if is_stale { record.since.min(since) } else { since };
             record.floor = record.floor.max(Standing::Stale);
         }
         let kept: Vec<u32> = record.tags().filter(|&tag| tag != id).collect();
         record.retag(&kept);
         let (stored, bytes) = (record.stored, record.bytes);
+        self.rewatch(mark.id, &[id], None);
         self.leave(id, stored, bytes, mark);
     }
 }

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 const NOW: UnixMillis = UnixMillis(1_000);
-const LIVE: Arrival = Arrival { standing: Standing::Live, bytes: 100, now: NOW };
+const LIVE: Arrival = Arrival { standing: Standing::Live, since: UnixMillis(0), bytes: 100, now: NOW };
 
 /// A history is drawn from these.
 #[derive(Clone, Copy)]
@@ -80,10 +80,10 @@ impl World {
     }
 
     /// Stores a key as SETSM does, on top of what is there.
-    fn store(&mut self, key: &[u8], standing: Standing) {
+    fn store(&mut self, key: &[u8], standing: Standing, since: UnixMillis) {
         let count = self.rng.random_range(0..=self.scale.tags_a_key);
         let tags: Vec<Name> = (0..count).map(|_| self.tag()).collect();
-        let arrival = Arrival { standing, bytes: self.rng.random_range(0..1_000), now: self.now() };
+        let arrival = Arrival { standing, since, bytes: self.rng.random_range(0..1_000), now: self.now() };
         let names = tags.iter().map(|tag| &**tag);
         let old = self.model.entries.get(key).map(|entry| entry.id);
         if self.rng.random_bool(0.5) {
@@ -113,9 +113,9 @@ impl World {
     fn rename(&mut self) {
         let (from, to) = (self.key(), self.key());
         let Some(entry) = self.model.entries.get(&from) else { return };
-        let standing = self.index.standing(entry.id);
+        let (standing, since) = (self.index.standing(entry.id), self.index.stale_since(entry.id));
         self.remove(&from);
-        self.store(&to, standing);
+        self.store(&to, standing, since);
     }
 
     /// Deletes some of the doomed, as the sweep does.
@@ -148,7 +148,7 @@ impl World {
         let rare = if self.scale.keys > 100 { 60 } else { 1 };
         let (tag, key, now) = (self.tag(), self.key(), self.now());
         match self.rng.random_range(0..100) {
-            0..40 => self.store(&key, Standing::Live),
+            0..40 => self.store(&key, Standing::Live, now),
             40..50 => self.remove(&key),
             50..55 => self.rename(),
             55..67 => self.retag(),
@@ -167,9 +167,9 @@ impl World {
             }
             80..84 => {
                 let standing = [Standing::Live, Standing::Stale, Standing::Dead][self.rng.random_range(0..3)];
-                self.store(&key, standing);
+                self.store(&key, standing, UnixMillis(now.0 / 2));
             }
-            _ if self.rng.random_range(0..rare) > 0 => self.store(&key, Standing::Live),
+            _ if self.rng.random_range(0..rare) > 0 => self.store(&key, Standing::Live, now),
             84..90 => assert_eq!(self.index.invalidate(&tag, now), self.model.invalidate(&tag, now)),
             90..96 => assert_eq!(self.index.mark_stale(&tag, now), self.model.mark_stale(&tag, now)),
             _ => assert_eq!(self.index.forget(&tag), self.model.forget(&tag)),
@@ -460,4 +460,66 @@ fn a_key_of_20_bytes_takes_at_most_88_bytes_and_16_a_membership() {
 fn classes_are_those_of_jemalloc() {
     let classes = [(1, 8), (8, 8), (9, 16), (20, 32), (100, 112), (129, 160), (161, 192), (257, 320), (4_097, 5_120)];
     assert!(classes.iter().all(|&(bytes, class)| size_class(bytes) == class));
+}
+
+#[test]
+fn it_is_known_since_when_an_entry_is_stale() {
+    let mut index = TagIndex::default();
+    let first = insert(&mut index, b"1", &[b"a", b"b"]);
+    index.mark_stale(b"a", UnixMillis(10));
+    let second = insert(&mut index, b"2", &[b"a", b"b"]);
+    index.mark_stale(b"b", UnixMillis(20));
+    index.mark_stale(b"a", UnixMillis(30));
+    assert_eq!([first, second].map(|id| index.stale_since(id)), [UnixMillis(10), UnixMillis(20)]);
+    let many: Vec<KeyId> = (40..80)
+        .map(|at| {
+            let id = insert(&mut index, format!("k{at}").as_bytes(), &[b"a"]);
+            index.mark_stale(b"a", UnixMillis(at));
+            id
+        })
+        .collect();
+    assert_eq!([first, second].map(|id| index.stale_since(id)), [UnixMillis(10), UnixMillis(20)]);
+    assert_eq!(index.stale_since(many[39]), UnixMillis(79));
+    assert!(many.iter().zip(40..).all(|(id, at)| index.stale_since(*id) <= UnixMillis(at)), "never too late");
+    index.validate();
+}
+
+#[test]
+fn who_is_watched_is_told_of_when_it_dies() {
+    let mut index = TagIndex::default();
+    let [lost, stays, gone] = [b"1", b"2", b"3"].map(|key| insert(&mut index, key, &[b"t", b"u"]));
+    insert(&mut index, b"4", &[b"t"]);
+    [lost, gone].into_iter().for_each(|id| index.watch(id));
+    index.remove(gone);
+    index.mark_stale(b"t", NOW);
+    assert_eq!(index.struck(), []);
+    index.invalidate(b"t", NOW);
+    assert_eq!((index.struck(), index.struck()), (vec![lost], vec![]));
+    index.remove(stays);
+    let retagged = insert(&mut index, b"5", &[b"v"]);
+    index.watch(retagged);
+    index.take(retagged, b"v");
+    index.add(retagged, b"w", NOW);
+    index.invalidate(b"v", NOW);
+    assert_eq!(index.struck(), [], "it has that tag no more");
+    index.invalidate(b"w", NOW);
+    assert_eq!(index.struck(), [retagged]);
+    [lost, retagged].into_iter().for_each(|id| index.remove(id));
+    assert!(index.watch.is_empty());
+}
+
+#[test]
+fn leases_and_invalidations_can_share_one_count() {
+    let mut index = TagIndex::default();
+    index.advance(7);
+    index.invalidate(b"t", NOW);
+    assert_eq!([5, 6, 7, 8].map(|lease| index.invalidated_since(b"t", lease)), [true, true, false, false]);
+    index.advance(9);
+    index.mark_stale(b"t", UnixMillis(3));
+    assert_eq!(
+        [6, 8, 9].map(|lease| index.marked_after(b"t", lease)),
+        [Some(UnixMillis(3)), Some(UnixMillis(3)), None]
+    );
+    index.advance(2);
+    assert_eq!(index.sequence(), 9, "it never goes back");
 }

@@ -1,15 +1,15 @@
 //! `CACHE.INSPECT` and `CACHE.LEASES`: looking in, changing nothing.
 
 use super::look::look;
-use crate::engine::entry::Age;
+use crate::engine::entry::{Age, Entry};
 use crate::engine::lease::LeaseView;
 use crate::server::args::Args;
 use crate::server::error::Error;
 use crate::server::ffi::context::{mono_now, Ctx};
 use crate::server::ffi::entry_point::ArgVec;
-use crate::server::ffi::key::Holds;
 use crate::server::pump;
 use crate::server::state::STATE;
+use crate::server::tagging;
 
 const COUNT_DEFAULT: u64 = 10;
 const COUNT_MAX: u64 = 10_000;
@@ -19,10 +19,10 @@ pub fn inspect(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let name = Args::new(argv).next("key")?;
     pump::resolve_doubt(ctx, ctx.db(), name.bytes());
     let sight = look(ctx, name)?;
-    let hits = ctx.open_quietly(name).map_or(0, |key| match key.holds() {
-        Holds::Entry(entry) => entry.hits(),
-        _ => 0,
-    });
+    let seen = ctx.open_quietly(name).filter(|_| sight.is_some());
+    let entry = seen.as_ref().and_then(|key| key.entry());
+    let hits = entry.map_or(0, Entry::hits);
+    let tags = entry.map(|entry| tagging::carried(ctx.db(), entry).names).unwrap_or_default();
     let (db, now) = (ctx.db(), mono_now());
     let lease = STATE.with(|state| state.book.view(db, name.bytes(), now));
 
@@ -55,7 +55,8 @@ pub fn inspect(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     ctx.reply_bytes(b"version");
     ctx.reply_unsigned(meta.version);
     ctx.reply_bytes(b"tags");
-    ctx.reply_array(0);
+    ctx.reply_array(tags.len());
+    tags.iter().for_each(|tag| ctx.reply_bytes(tag));
     ctx.reply_bytes(b"hits");
     number(hits.into());
     ctx.reply_bytes(b"lease");

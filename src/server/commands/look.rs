@@ -2,10 +2,12 @@
 
 use crate::engine::entry::{Age, Entry, Meta};
 use crate::engine::lease::Served;
+use crate::engine::tags::Standing;
 use crate::engine::time::UnixMillis;
 use crate::server::error::Error;
 use crate::server::ffi::context::{unix_now, Arg, Ctx};
 use crate::server::ffi::key::{Holds, Key};
+use crate::server::tagging;
 use std::rc::Rc;
 
 /// A value under a key, copied.
@@ -17,9 +19,12 @@ pub struct Sight {
     pub age: Age,
     /// What it carries; nothing for a native string.
     pub meta: Meta,
+    /// For how long it has been stale, in milliseconds; 0 if it is fresh.
+    pub stale_for_ms: u64,
 }
 
-/// Looks at `name`; `None` if nothing is there. A native string is fresh until its TTL ends.
+/// Looks at `name`; `None` if nothing is there, or an entry that was invalidated. A native string is
+/// fresh until its TTL ends.
 ///
 /// # Errors
 /// [`Error::WrongType`].
@@ -36,22 +41,40 @@ pub fn look_into(ctx: Ctx<'_>, key: Key<'_>, name: Arg<'_>) -> Result<Option<Sig
     match key.holds() {
         Holds::Nothing => Ok(None),
         Holds::Other => Err(Error::WrongType),
-        Holds::Entry(entry) => Ok(Some(Sight { value: entry.value().into(), age: age(entry, &key), meta: entry.meta })),
+        Holds::Entry(entry) => Ok(age(entry, &key).map(|age| Sight {
+            value: entry.value().into(),
+            age,
+            meta: entry.meta(),
+            stale_for_ms: stale_for_ms(entry, age, &key),
+        })),
         Holds::String => {
             let left_ms = key.expires().map(|at| at.since(unix_now()));
             // ORDER: reading it may expire it, and an open key must not go.
             drop(key);
-            let sight =
-                |value: &[u8]| Sight { value: value.into(), age: Age::Fresh { left_ms }, meta: Meta::default() };
-            Ok(ctx.read_string(name, sight))
+            let (age, meta) = (Age::Fresh { left_ms }, Meta::default());
+            Ok(ctx.read_string(name, |value| Sight { value: value.into(), age, meta, stale_for_ms: 0 }))
         }
     }
 }
 
-/// The age of an entry under an open key.
+/// The age of an entry under an open key; `None` if it was invalidated.
 #[must_use]
-pub fn age(entry: &Entry, key: &Key<'_>) -> Age {
-    entry.age(key.expires(), unix_now())
+pub fn age(entry: &Entry, key: &Key<'_>) -> Option<Age> {
+    let standing = if entry.tags().is_none() { Standing::Live } else { tagging::standing(key.db(), entry) };
+    match standing {
+        Standing::Live => Some(entry.age(key.expires(), unix_now())),
+        Standing::Stale => Some(Age::Stale { left_ms: key.expires().map(|at| at.since(unix_now())) }),
+        Standing::Dead => None,
+    }
+}
+
+fn stale_for_ms(entry: &Entry, age: Age, key: &Key<'_>) -> u64 {
+    let Age::Stale { left_ms } = age else { return 0 };
+    let by_age = left_ms.map_or(0, |left_ms| entry.meta().stale_ms.saturating_sub(left_ms));
+    match tagging::standing(key.db(), entry) {
+        Standing::Stale => by_age.max(unix_now().since(tagging::stale_since(key.db(), entry))),
+        _ => by_age,
+    }
 }
 
 impl Sight {
@@ -64,15 +87,6 @@ impl Sight {
                 Some(Served { value: self.value, fresh_until: left_ms.map(|ms| now.after(ms)) })
             }
             Age::Stale { .. } => None,
-        }
-    }
-
-    /// For how long it has been stale, in milliseconds; 0 if it is fresh.
-    #[must_use]
-    pub fn stale_for_ms(&self) -> u64 {
-        match self.age {
-            Age::Stale { left_ms: Some(left_ms) } => self.meta.stale_ms.saturating_sub(left_ms),
-            _ => 0,
         }
     }
 }

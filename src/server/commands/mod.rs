@@ -1,7 +1,9 @@
 //! What each command does, one file a family. A handler parses, asks the engine, commits, replies.
 
 pub mod admin;
+pub mod invalidate;
 pub mod lease;
 pub mod look;
 pub mod read;
+pub mod tags;
 pub mod write;

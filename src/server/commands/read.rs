@@ -5,6 +5,7 @@ use crate::engine::entry::{Age, Entry};
 use crate::engine::freshness::refreshes_early;
 use crate::engine::lease::{Asked, Caller, Grant};
 use crate::engine::outbox::Answer;
+use crate::engine::tags::Standing;
 use crate::engine::time::DURATION_MS_MAX;
 use crate::engine::waiters::{Bond, WaiterId};
 use crate::server::args::Args;
@@ -14,7 +15,7 @@ use crate::server::ffi::entry_point::ArgVec;
 use crate::server::ffi::key::{Holds, Key};
 use crate::server::reply::{Form, Row};
 use crate::server::state::STATE;
-use crate::server::{blocked, config, info, pump};
+use crate::server::{blocked, config, info, pump, tagging};
 use std::rc::Rc;
 
 /// Keys that one MGETSM may name.
@@ -52,7 +53,7 @@ impl Terms {
 
     /// Whether a stale value is fresh enough for this caller.
     fn accepts(&self, sight: &Sight) -> bool {
-        self.max_stale_ms.is_none_or(|max| sight.stale_for_ms() <= max)
+        self.max_stale_ms.is_none_or(|max| sight.stale_for_ms <= max)
     }
 
     fn beta(&self) -> f64 {
@@ -96,7 +97,7 @@ pub fn getsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 fn plain_hit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> bool {
     let Some(key) = argv.get(1).and_then(|name| ctx.open_read(name)) else { return false };
     match key.entry() {
-        Some(entry) if entry.never_stale() && config::early_beta() == 0.0 => {
+        Some(entry) if entry.never_stale() && config::early_beta() == 0.0 && is_live(entry, &key) => {
             info::HITS.add_one();
             entry.count_hit();
             ctx.reply_bytes(entry.value());
@@ -106,17 +107,24 @@ fn plain_hit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> bool {
     }
 }
 
+/// True if its tags have done nothing to an entry.
+#[inline]
+fn is_live(entry: &Entry, key: &Key<'_>) -> bool {
+    entry.tags().is_none() || tagging::standing(key.db(), entry) == Standing::Live
+}
+
 /// The row of a fresh entry, unless this caller is drawn to refresh it. Needs neither a copy of
 /// the value nor, for an entry that never turns stale, the clock.
 #[inline]
 fn hit<'e>(entry: &'e Entry, key: &Key<'_>, terms: &Terms) -> Option<Row<&'e [u8]>> {
     let beta = terms.beta();
-    let draws = beta > 0.0 && entry.meta.cost_ms > 0;
-    if entry.never_stale() && !draws && terms.form == Form::Plain {
+    let cost_ms = entry.meta().cost_ms;
+    let draws = beta > 0.0 && cost_ms > 0;
+    if entry.never_stale() && !draws && terms.form == Form::Plain && is_live(entry, key) {
         return Some(Row::Hit { value: entry.value(), left_ms: None });
     }
-    match look::age(entry, key) {
-        Age::Fresh { left_ms } if draws && refreshes_early(entry.meta.cost_ms, beta, left_ms, unit()) => None,
+    match look::age(entry, key)? {
+        Age::Fresh { left_ms } if draws && refreshes_early(cost_ms, beta, left_ms, unit()) => None,
         Age::Fresh { left_ms } => Some(Row::Hit { value: entry.value(), left_ms }),
         Age::Stale { .. } => None,
     }
@@ -135,12 +143,15 @@ fn regard(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Ca
     pump::resolve_doubt(ctx, ctx.db(), name.bytes());
     let sight = look(ctx, name)?;
     match &sight {
-        Some(Sight { value, age: Age::Fresh { left_ms }, meta }) => {
+        Some(Sight { value, age: Age::Fresh { left_ms }, meta, .. }) => {
             let drawn = terms.beta() > 0.0 && meta.cost_ms > 0;
             let grant = if drawn { refresh_early(ctx, name, terms) } else { None };
             let value = Rc::clone(value);
             Ok(Came::Row(match grant {
-                Some(grant) => Row::Won { value: Some(value), grant },
+                Some(grant) => {
+                    tagging::watch(ctx, name);
+                    Row::Won { value: Some(value), grant }
+                }
                 None => {
                     info::HITS.add_one();
                     Row::Hit { value, left_ms: *left_ms }
@@ -153,12 +164,18 @@ fn regard(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Ca
                 Row::Stale { value: Rc::clone(value), left_ms: *left_ms }
             };
             Ok(Came::Row(match ask_stale(ctx, name, terms) {
-                Ok(Asked::Won(grant)) => Row::Won { value: Some(Rc::clone(value)), grant },
+                Ok(Asked::Won(grant)) => {
+                    tagging::watch(ctx, name);
+                    Row::Won { value: Some(Rc::clone(value)), grant }
+                }
                 _ => stale(),
             }))
         }
         _ => Ok(match ask(ctx, name, terms, wait_ms)? {
-            Asked::Won(grant) => Came::Row(Row::Won { value: sight.map(|sight| sight.value), grant }),
+            Asked::Won(grant) => {
+                tagging::watch(ctx, name);
+                Came::Row(Row::Won { value: sight.map(|sight| sight.value), grant })
+            }
             Asked::Parked(id) => Came::Parked(id),
             Asked::Leased { left_ms } => Came::Row(Row::Leased { left_ms }),
             Asked::Failed(failure) => Came::Row(Row::Failed(failure)),

@@ -1,9 +1,11 @@
 //! `CACHE.SETSM`, `CACHE.TOUCH` and `CACHE.DEL`: what changes entries.
 
 use super::look::{look, Sight};
+use super::tags::tag_name;
 use crate::engine::entry::Meta;
 use crate::engine::freshness::{jittered, JITTER_PERCENT_MAX};
-use crate::engine::lease::{Served, Token};
+use crate::engine::lease::{Serial, Served, Token};
+use crate::engine::tags::{Standing, TAGS_PER_ENTRY_MAX};
 use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
 use crate::engine::waiters::DbId;
 use crate::server::args::{Args, Word};
@@ -11,21 +13,23 @@ use crate::server::error::Error;
 use crate::server::ffi::context::{mono_now, unix_now, Arg, Ctx};
 use crate::server::ffi::entry_point::ArgVec;
 use crate::server::ffi::key::Holds;
-use crate::server::keyspace::{self, FreshUntil};
+use crate::server::keyspace::{self, Attributes, FreshUntil};
 use crate::server::state::STATE;
-use crate::server::{config, info, pump};
+use crate::server::{config, info, pump, tagging};
 
 /// The latest `PXAT`: later ones could not have a stale period added.
 const UNIX_MS_MAX: u64 = i64::MAX as u64 / 2;
 
 /// What a caller says beside value and TTL.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Given<'c> {
     stale_ms: Option<u64>,
     token: Option<Arg<'c>>,
     version: Option<u64>,
     jitter_percent: Option<u64>,
     cost_ms: Option<u64>,
+    stale_since: Option<u64>,
+    tags: Vec<Arg<'c>>,
 }
 
 impl<'c> Given<'c> {
@@ -38,11 +42,19 @@ impl<'c> Given<'c> {
                 b"VERSION" => args.integer_once(&mut given.version, "VERSION", 0, u64::MAX)?,
                 b"JITTER" => args.integer_once(&mut given.jitter_percent, "JITTER", 0, JITTER_PERCENT_MAX)?,
                 b"COST" => args.integer_once(&mut given.cost_ms, "COST", 0, DURATION_MS_MAX)?,
+                b"STALEAT" => args.integer_once(&mut given.stale_since, "STALEAT", 0, UNIX_MS_MAX)?,
+                b"TAGS" if given.tags.is_empty() => given.tags = parse_tags(args)?,
+                b"TAGS" => return Err(Error::Repeated("TAGS")),
                 _ => return Err(args.unknown()),
             }
         }
         Ok(given)
     }
+}
+
+fn parse_tags<'c>(args: &mut Args<'c>) -> Result<Vec<Arg<'c>>, Error> {
+    let count = args.integer("TAGS", 1, TAGS_PER_ENTRY_MAX as u64)?;
+    (0..count).map(|_| tag_name(args.next("tag")?)).collect()
 }
 
 /// The `ttl` argument: a duration, or one of the absolute forms that replication and the AOF use.
@@ -83,7 +95,7 @@ impl Ttl {
 }
 
 /// `CACHE.SETSM key value ttl|PXAT unix-ms|PERSIST [STALE ms] [TOKEN token] [VERSION n]
-/// [JITTER percent] [COST ms]`
+/// [JITTER percent] [COST ms] [STALEAT unix-ms] [TAGS n tag [tag ...]]`
 pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let (name, value) = (args.next("key")?, args.next("value")?);
@@ -96,16 +108,27 @@ pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     pump::resolve_doubt(ctx, db, name.bytes());
     let mut key = ctx.open_write(name);
     let held = match key.holds() {
-        Holds::Entry(entry) => Some(entry.meta),
+        Holds::Entry(entry) if tagging::standing(db, entry) == Standing::Dead => None,
+        Holds::Entry(entry) => Some(entry.meta()),
         Holds::Other => return Err(Error::WrongType),
         Holds::Nothing | Holds::String => None,
     };
     let superseded = given.version.is_some_and(|version| held.is_some_and(|held| held.version > version));
-    if superseded || !may_write(db, name, given.token) {
+    let right = right_to_write(db, name, given.token);
+    if superseded || right == Right::None {
         info::SETS_REFUSED.add_one();
         ctx.reply_nil();
         return Ok(());
     }
+    let stale_since = match fate(db, right, &given.tags) {
+        (Standing::Dead, _) => {
+            drop(key);
+            refuse_late(ctx, db, name);
+            return Ok(());
+        }
+        (Standing::Stale, since) => Some(since),
+        (Standing::Live, _) => given.stale_since.map(UnixMillis),
+    };
     let cost_ms = given.cost_ms.or_else(|| measured_cost(db, name)).or(held.map(|held| held.cost_ms.into()));
     let meta = Meta {
         stale_ms: given.stale_ms.unwrap_or(0),
@@ -116,13 +139,43 @@ pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         drop(key);
         keyspace::delete(ctx, &[name]);
     } else {
-        keyspace::store(ctx, &mut key, name, value, (meta, held), fresh);
+        let costs = meta.cost_ms > 0 || held.is_some_and(|held| held.cost_ms > 0);
+        let attributes = Attributes { meta, tags: &given.tags, stale_since };
+        keyspace::store(ctx, &mut key, name, value, (&attributes, costs), fresh);
         drop(key);
     }
     info::SETS.add_one();
-    settle(ctx, db, name, || Served { value: value.bytes().into(), fresh_until: fresh.instant() });
+    settle(ctx, db, name, stale_since, || Served { value: value.bytes().into(), fresh_until: fresh.instant() });
     ctx.reply_status(c"OK");
     Ok(())
+}
+
+/// A write that comes after an invalidation of its tags: the lease ends, the next in line takes over.
+fn refuse_late(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
+    let now = mono_now();
+    STATE.with(|state| state.book.void(db, name.bytes(), now));
+    pump::schedule(ctx);
+    info::SETS_REFUSED.add_one();
+    ctx.reply_nil();
+}
+
+/// What a caller may write by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Right {
+    /// It gave no token: it may write whatever happened.
+    Any,
+    /// It holds this lease.
+    Lease(Serial),
+    /// Its lease is over.
+    None,
+}
+
+/// What has happened to `tags` since the caller's lease was granted, and when it became stale.
+fn fate(db: DbId, right: Right, tags: &[Arg<'_>]) -> (Standing, UnixMillis) {
+    match right {
+        Right::Lease(serial) if !tags.is_empty() => tagging::fate(db, tags.iter().map(|tag| tag.bytes()), serial),
+        _ => (Standing::Live, UnixMillis::default()),
+    }
 }
 
 /// How long the regeneration took that this write ends, in milliseconds.
@@ -134,20 +187,24 @@ fn measured_cost(db: DbId, name: Arg<'_>) -> Option<u64> {
     STATE.with(|state| state.book.cost_ms(db, name.bytes(), now))
 }
 
-/// True without a token, or with that of the key's lease.
-fn may_write(db: DbId, name: Arg<'_>, token: Option<Arg<'_>>) -> bool {
-    let Some(token) = token else { return true };
+fn right_to_write(db: DbId, name: Arg<'_>, token: Option<Arg<'_>>) -> Right {
+    let Some(token) = token else { return Right::Any };
     let now = mono_now();
-    Token::parse(token.bytes()).is_some_and(|token| STATE.with(|state| state.book.holds(db, name.bytes(), token, now)))
+    let proved = Token::parse(token.bytes())
+        .and_then(|token| STATE.with(|state| state.book.proves(db, name.bytes(), token, now)));
+    proved.map_or(Right::None, Right::Lease)
 }
 
 /// A value may be served under `name` now: ends its lease and answers its waiters.
-fn settle(ctx: Ctx<'_>, db: DbId, name: Arg<'_>, served: impl FnOnce() -> Served) {
+fn settle(ctx: Ctx<'_>, db: DbId, name: Arg<'_>, stale_since: Option<UnixMillis>, served: impl FnOnce() -> Served) {
     if STATE.with(|state| state.book.is_quiet()) {
         return;
     }
     let now = mono_now();
-    STATE.with(|state| state.book.settle(db, name.bytes(), served, now));
+    STATE.with(|state| match stale_since {
+        Some(_) => state.book.settle_stale(db, name.bytes(), now),
+        None => state.book.settle(db, name.bytes(), served, now),
+    });
     pump::schedule(ctx);
 }
 
@@ -157,16 +214,17 @@ fn is_over(ctx: Ctx<'_>, fresh: FreshUntil, stale_ms: u64, now: UnixMillis) -> b
     fresh.instant().is_some_and(|at| at.after(stale_ms) <= now) && !ctx.situation().replays()
 }
 
-/// `CACHE.TOUCH key ttl|PXAT unix-ms|PERSIST [STALE ms] [TOKEN token]`
+/// `CACHE.TOUCH key ttl|PXAT unix-ms|PERSIST [STALE ms] [TOKEN token] [STALEAT unix-ms]`
 pub fn touch(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let name = args.next("key")?;
     let ttl = Ttl::parse(&mut args)?;
-    let (mut stale, mut token) = (None, None);
+    let (mut stale, mut token, mut stale_since) = (None, None, None);
     while let Some(word) = args.option() {
         match word.as_bytes() {
             b"STALE" => args.integer_once(&mut stale, "STALE", 0, DURATION_MS_MAX)?,
             b"TOKEN" => args.once(&mut token, "TOKEN")?,
+            b"STALEAT" => args.integer_once(&mut stale_since, "STALEAT", 0, UNIX_MS_MAX)?,
             _ => return Err(args.unknown()),
         }
     }
@@ -176,19 +234,26 @@ pub fn touch(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let fresh = ttl.fresh_until(matches!(ttl, Ttl::Lasts(_)).then_some(0), now)?;
     pump::resolve_doubt(ctx, db, name.bytes());
     let sight = look(ctx, name)?;
-    let Some(Sight { value, meta, .. }) = sight.filter(|_| may_write(db, name, token)) else {
+    let right = right_to_write(db, name, token);
+    let Some(Sight { value, meta, .. }) = sight.filter(|_| right != Right::None) else {
         ctx.reply_integer(0);
         return Ok(());
     };
     let mut key = ctx.open_write(name);
+    // Whether it is unmodified was asked when the lease was granted.
+    let stale_since = match (right, key.entry()) {
+        (Right::Lease(serial), Some(entry)) => tagging::fate_of(db, entry, serial),
+        _ => None,
+    }
+    .or(stale_since.map(UnixMillis));
     if is_over(ctx, fresh, stale_ms, now) {
         drop(key);
         keyspace::delete(ctx, &[name]);
     } else {
-        keyspace::touch(ctx, &mut key, name, &value, Meta { stale_ms, ..meta }, fresh);
+        keyspace::touch(ctx, &mut key, name, &value, (Meta { stale_ms, ..meta }, stale_since), fresh);
         drop(key);
     }
-    settle(ctx, db, name, || Served { value, fresh_until: fresh.instant() });
+    settle(ctx, db, name, stale_since, || Served { value, fresh_until: fresh.instant() });
     ctx.reply_integer(1);
     Ok(())
 }
@@ -207,6 +272,6 @@ pub fn del(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let now = mono_now();
     STATE.with(|state| names.iter().for_each(|name| state.book.void(db, name.bytes(), now)));
     pump::schedule(ctx);
-    ctx.reply_integer(i64::try_from(deleted).unwrap_or(i64::MAX));
+    ctx.reply_integer(i64::try_from(deleted.live).unwrap_or(i64::MAX));
     Ok(())
 }

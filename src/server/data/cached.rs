@@ -1,13 +1,19 @@
 //! `cg-cached`: the type of entries.
 
 use crate::engine::codec::{self, Corrupt, ENCODING_VERSION};
-use crate::engine::entry::Entry;
+use crate::engine::entry::{Carried, Entry, Meta, Tags};
+use crate::engine::tags::Standing;
 use crate::engine::waiters::DbId;
 use crate::server::ffi::context::Effect;
 use crate::server::ffi::types::{allocated, Aof, Data, Digest, Handle, Rdb};
+use crate::server::tagging;
 use std::ffi::CStr;
 
 static HANDLE: Handle = Handle::new();
+
+/// What the index holds of an entry with tags, about: a record, a place in a roster for each.
+const RECORD_BYTES: usize = 96;
+const MEMBERSHIP_BYTES: usize = 16;
 
 impl Data for Entry {
     const NAME: &'static CStr = c"cg-cached";
@@ -19,42 +25,77 @@ impl Data for Entry {
     }
 
     fn load(version: i32, source: &mut Rdb) -> Result<Self, Corrupt> {
-        codec::decode(version, source)
+        let entry = codec::decode(version, source)?;
+        if entry.tags().is_some() {
+            tagging::loaded();
+        }
+        Ok(entry)
     }
 
-    fn save(&self, _db: DbId, sink: &mut Rdb) {
-        codec::encode(self, sink);
+    fn save(&self, db: DbId, sink: &mut Rdb) {
+        codec::encode(self, &tagging::carried(db, self), sink);
     }
 
-    fn rewrite(&self, _db: DbId, aof: &mut Aof) {
-        let key = aof.key;
-        let words = [
-            Effect::Arg(key),
-            Effect::Bytes(self.value()),
-            Effect::Word(c"PERSIST"),
-            Effect::Word(c"STALE"),
-            Effect::Number(self.meta.stale_ms),
-            Effect::Word(c"VERSION"),
-            Effect::Number(self.meta.version),
-            Effect::Word(c"COST"),
-            Effect::Number(self.meta.cost_ms.into()),
-        ];
+    /// Nothing of an entry that is dead: the key is as good as gone.
+    fn rewrite(&self, db: DbId, aof: &mut Aof) {
+        let (meta, carried, key) = (self.meta(), tagging::carried(db, self), aof.key);
+        if carried.standing == Standing::Dead {
+            return;
+        }
+        let mut words = vec![Effect::Arg(key), Effect::Bytes(self.value()), Effect::Word(c"PERSIST")];
+        words.extend(meta_words(meta, &carried));
         aof.emit(c"CACHE.SETSM", &words);
     }
 
-    fn digest(&self, _db: DbId, digest: &mut Digest) {
+    fn digest(&self, db: DbId, digest: &mut Digest) {
+        let (meta, carried) = (self.meta(), tagging::carried(db, self));
         digest.add_bytes(self.value());
-        for number in [self.meta.stale_ms, self.meta.version, u64::from(self.meta.cost_ms)] {
+        for number in [meta.stale_ms, meta.version, u64::from(meta.cost_ms), carried.standing as u64] {
             digest.add_number(number);
+        }
+        // The dead have no use for their tags.
+        if carried.standing != Standing::Dead {
+            carried.names.iter().for_each(|name| digest.add_bytes(name));
         }
         digest.end_sequence();
     }
 
-    fn memory(&self, _db: DbId) -> usize {
-        allocated(self.block())
+    fn memory(&self, db: DbId) -> usize {
+        let index = match self.tags() {
+            None => 0,
+            Some(Tags::Carried(carried)) => carried.names.iter().map(|name| name.len()).sum(),
+            Some(Tags::Indexed(_)) => RECORD_BYTES + MEMBERSHIP_BYTES * tagging::count(db, self),
+        };
+        allocated(self.block()) + index
     }
 
-    fn copy(&self, _db: DbId) -> Self {
-        Self::new(self.value(), self.meta)
+    fn copy(&self, db: DbId) -> Self {
+        let mut copy = Self::new(self.value(), self.meta());
+        if self.tags().is_some() {
+            copy.set_tags(Some(Tags::Carried(tagging::carried(db, self))));
+        }
+        copy
     }
+
+    fn unlinked(&mut self, db: DbId, _key: &[u8]) {
+        tagging::delist(db, self);
+    }
+}
+
+/// The options of `CACHE.SETSM` for all that an entry holds beside its value and TTL; what says
+/// nothing is left out.
+pub fn meta_words(meta: Meta, carried: &Carried) -> Vec<Effect<'_>> {
+    let mut words = Vec::with_capacity(10 + carried.names.len());
+    let options = [(c"STALE", meta.stale_ms), (c"VERSION", meta.version), (c"COST", meta.cost_ms.into())];
+    for (word, number) in options.into_iter().filter(|(_, number)| *number > 0) {
+        words.extend([Effect::Word(word), Effect::Number(number)]);
+    }
+    if carried.standing == Standing::Stale {
+        words.extend([Effect::Word(c"STALEAT"), Effect::Number(carried.since.0)]);
+    }
+    if !carried.names.is_empty() {
+        words.extend([Effect::Word(c"TAGS"), Effect::Number(carried.names.len() as u64)]);
+        words.extend(carried.names.iter().map(|name| Effect::Bytes(name)));
+    }
+    words
 }

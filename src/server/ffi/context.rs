@@ -21,6 +21,26 @@ pub struct Arg<'c> {
     callback: PhantomData<&'c ()>,
 }
 
+/// A string of the server that we made, freed when dropped.
+pub struct Text<'c> {
+    raw: *mut raw::RedisModuleString,
+    ctx: Ctx<'c>,
+}
+
+impl Text<'_> {
+    /// As an argument of other calls.
+    #[must_use]
+    pub fn arg(&self) -> Arg<'_> {
+        Arg::new(self.raw)
+    }
+}
+
+impl Drop for Text<'_> {
+    fn drop(&mut self) {
+        call!(RedisModule_FreeString(self.ctx.raw, self.raw));
+    }
+}
+
 /// How serious a line in the server's log is.
 #[derive(Clone, Copy)]
 pub enum Level {
@@ -84,12 +104,16 @@ impl Situation {
         self.has(raw::REDISMODULE_CTX_FLAGS_CLUSTER)
     }
 
+    /// A file is being loaded.
+    #[must_use]
+    pub fn is_loading(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_LOADING) || self.has(raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING)
+    }
+
     /// The command comes from the replication stream or from a file being loaded.
     #[must_use]
     pub fn replays(self) -> bool {
-        self.has(raw::REDISMODULE_CTX_FLAGS_REPLICATED)
-            || self.has(raw::REDISMODULE_CTX_FLAGS_LOADING)
-            || self.has(raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING)
+        self.has(raw::REDISMODULE_CTX_FLAGS_REPLICATED) || self.is_loading()
     }
 }
 
@@ -107,6 +131,29 @@ impl<'c> Ctx<'c> {
     /// Selects the database for the calls that follow in this callback.
     pub fn select_db(self, db: DbId) {
         call!(RedisModule_SelectDb(self.raw, db));
+    }
+
+    /// A string of the server with these bytes.
+    #[must_use]
+    pub fn string(self, bytes: &[u8]) -> Text<'c> {
+        let raw = call!(RedisModule_CreateString(self.raw, bytes.as_ptr().cast::<c_char>(), bytes.len()));
+        Text { raw, ctx: self }
+    }
+
+    /// The version of a Valkey server; `None` if it is none.
+    #[must_use]
+    pub fn valkey_version(self) -> Option<(u32, u32)> {
+        let info = call!(RedisModule_GetServerInfo(self.raw, c"server".as_ptr()));
+        let version = call!(RedisModule_ServerInfoGetField(self.raw, info, c"valkey_version".as_ptr()));
+        let mut found = None;
+        if !version.is_null() {
+            let text = String::from_utf8_lossy(bytes_of(version)).into_owned();
+            let mut numbers = text.split('.').map_while(|number| number.parse().ok());
+            found = numbers.next().zip(numbers.next());
+            call!(RedisModule_FreeString(self.raw, version));
+        }
+        call!(RedisModule_FreeServerInfo(self.raw, info));
+        found
     }
 
     /// The calling connection.
@@ -271,6 +318,12 @@ pub fn unix_now() -> UnixMillis {
 #[must_use]
 pub fn mono_now() -> MonoMillis {
     MonoMillis(call!(RedisModule_MonotonicMicroseconds()) / 1_000)
+}
+
+/// The monotonic clock, in microseconds.
+#[must_use]
+pub fn micros() -> u64 {
+    call!(RedisModule_MonotonicMicroseconds())
 }
 
 /// The server's version as it tells modules, `0xMMmmpp`; Valkey answers with the Redis version it

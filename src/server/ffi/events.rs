@@ -1,7 +1,7 @@
-//! Events of the server that concern leases: databases emptied or swapped, a change of role, and
-//! on Redis 7.0 the moment before connections are written to.
+//! Events of the server that concern leases and tags: databases emptied or swapped, keys that come
+//! by other hands, a change of role, and on Redis 7.0 the moment before connections are written to.
 
-use super::context::Ctx;
+use super::context::{Arg, Ctx};
 use super::entry_point::guarded;
 use super::OK;
 use crate::engine::outbox::Answer;
@@ -9,8 +9,9 @@ use crate::engine::waiters::ClientId;
 use crate::server::blocked;
 use crate::server::pump;
 use crate::server::state::STATE;
+use crate::server::{sweep, tagging};
 use redis_module::raw;
-use std::ffi::c_void;
+use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
@@ -70,7 +71,9 @@ unsafe extern "C" fn flushed(
         // SAFETY: the server passes this structure with this event.
         let flush = unsafe { &*data.cast::<raw::RedisModuleFlushInfo>() };
         if stage == raw::REDISMODULE_SUBEVENT_FLUSHDB_END {
-            pump::replaced(Ctx::new(ctx), (flush.dbnum >= 0).then_some(flush.dbnum));
+            let only = (flush.dbnum >= 0).then_some(flush.dbnum);
+            sweep::emptied(only);
+            pump::replaced(Ctx::new(ctx), only);
         }
     });
 }
@@ -84,6 +87,7 @@ unsafe extern "C" fn swapped(
     guarded((), || {
         // SAFETY: the server passes this structure with this event.
         let swap = unsafe { &*data.cast::<raw::RedisModuleSwapDbInfo>() };
+        sweep::exchanged(swap.dbnum_first, swap.dbnum_second);
         pump::replaced(Ctx::new(ctx), Some(swap.dbnum_first));
         pump::replaced(Ctx::new(ctx), Some(swap.dbnum_second));
     });
@@ -98,9 +102,41 @@ unsafe extern "C" fn role_changed(
     guarded((), || {
         if role == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_REPLICA {
             STATE.with(|state| state.book.forget_all(&Answer::Readonly));
-            pump::schedule(Ctx::new(ctx));
+        }
+        // A new primary has to delete what its own may have left.
+        pump::schedule(Ctx::new(ctx));
+    });
+}
+
+/// Asks to be told of values that come to be under a key by RENAME, MOVE, COPY, RESTORE or a file
+/// that is loaded; false if the server refuses.
+pub fn hear_of_arrivals(ctx: Ctx<'_>) -> bool {
+    let classes = raw::REDISMODULE_NOTIFY_GENERIC | raw::REDISMODULE_NOTIFY_LOADED;
+    call!(RedisModule_SubscribeToKeyspaceEvents(ctx.raw, classes as c_int, Some(keyspace_changed))) == OK
+}
+
+unsafe extern "C" fn keyspace_changed(
+    ctx: *mut raw::RedisModuleCtx,
+    class: c_int,
+    event: *const c_char,
+    key: *mut raw::RedisModuleString,
+) -> c_int {
+    guarded((), || {
+        let ctx = Ctx::new(ctx);
+        if class == raw::REDISMODULE_NOTIFY_LOADED as c_int {
+            if tagging::was_loaded() {
+                // Redis 7.0 passes a key that must be neither opened nor kept, only read.
+                tagging::arrived(ctx, ctx.string(Arg::new(key).bytes()).arg());
+            }
+            return;
+        }
+        // SAFETY: the server passes the name of the event, which ends with a NUL.
+        match unsafe { CStr::from_ptr(event) }.to_bytes() {
+            b"rename_to" | b"move_to" | b"copy_to" | b"restore" => tagging::arrived(ctx, Arg::new(key)),
+            _ => {}
         }
     });
+    OK
 }
 
 unsafe extern "C" fn sleeps(

@@ -10,6 +10,7 @@ use super::types::Data;
 use super::OK;
 use crate::engine::entry::Entry;
 use crate::engine::time::UnixMillis;
+use crate::engine::waiters::DbId;
 use redis_module::raw;
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
@@ -158,6 +159,12 @@ impl Key<'_> {
     #[must_use]
     pub fn entry(&self) -> Option<&Entry> {
         self.value()
+    }
+
+    /// The database it is in.
+    #[must_use]
+    pub fn db(&self) -> DbId {
+        call!(RedisModule_GetDbIdFromModuleKey(self.raw))
     }
 
     /// When the key goes; `None`: never.

@@ -60,7 +60,7 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     }
     // Keys count as modified when `keyspace` says so, not whenever they were open for writing.
     let mut options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
-    if valkey_major(ctx).is_some_and(|major| major >= 9) {
+    if Ctx::new(ctx).valkey_version().is_some_and(|(major, _)| major >= 9) {
         options |= VALKEY_OPTION_SLOT_MIGRATION;
     }
     call!(RedisModule_SetModuleOptions(ctx, options as c_int));
@@ -85,20 +85,6 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
 /// Valkey 9 moves slots with the commands that rewrite the AOF, and refuses to while a module is
 /// loaded that does not say it can. Other servers use the bit for something else.
 const VALKEY_OPTION_SLOT_MIGRATION: u32 = 1 << 5;
-
-/// The major version of a Valkey server; `None` if it is none.
-fn valkey_major(ctx: *mut raw::RedisModuleCtx) -> Option<u32> {
-    let info = call!(RedisModule_GetServerInfo(ctx, c"server".as_ptr()));
-    let version = call!(RedisModule_ServerInfoGetField(ctx, info, c"valkey_version".as_ptr()));
-    let mut major = None;
-    if !version.is_null() {
-        let text = String::from_utf8_lossy(bytes_of(version)).into_owned();
-        major = text.split('.').next().and_then(|major| major.parse().ok());
-        call!(RedisModule_FreeString(ctx, version));
-    }
-    call!(RedisModule_FreeServerInfo(ctx, info));
-    major
-}
 
 fn accept(accepted: bool, what: &str) -> Result<(), String> {
     accepted.then_some(()).ok_or(format!("the server refused {what}"))
@@ -155,6 +141,7 @@ fn describe(command: *mut raw::RedisModuleCommand, row: &Command) -> bool {
     info.summary = row.summary.as_ptr();
     info.complexity = row.complexity.as_ptr();
     info.since = row.since.as_ptr();
+    info.tips = row.tips.map_or(null(), |tips| tips.as_ptr());
     info.arity = row.arity;
     info.key_specs = if matches!(row.keys, Keys::None) { null_mut() } else { specs.as_mut_ptr() };
     info.args = args.as_mut_ptr();
@@ -194,7 +181,7 @@ fn arguments(docs: &[ArgDoc], nested: &mut Vec<Vec<raw::RedisModuleCommandArg>>)
     let mut list = Vec::with_capacity(docs.len() + 1);
     for doc in docs {
         let mut subargs = null_mut();
-        if let ArgKind::OneOf(inner) = doc.kind {
+        if let ArgKind::OneOf(inner) | ArgKind::Block(inner) = doc.kind {
             let mut inner = arguments(inner, nested);
             subargs = inner.as_mut_ptr();
             nested.push(inner);
@@ -209,6 +196,7 @@ fn arguments(docs: &[ArgDoc], nested: &mut Vec<Vec<raw::RedisModuleCommandArg>>)
                 ArgKind::UnixTime => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_UNIX_TIME,
                 ArgKind::Token => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_PURE_TOKEN,
                 ArgKind::OneOf(_) => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_ONEOF,
+                ArgKind::Block(_) => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_BLOCK,
             },
             key_spec_index: if matches!(doc.kind, ArgKind::Key) { 0 } else { -1 },
             token: doc.token.map_or(null(), |token| token.as_ptr()),

@@ -32,6 +32,7 @@ macro_rules! has {
     };
 }
 
+pub mod acl;
 pub mod alloc;
 pub mod block;
 pub mod context;

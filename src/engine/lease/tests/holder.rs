@@ -310,3 +310,30 @@ fn an_heir_who_has_not_heard_is_still_the_oldest() {
     story.book.void(0, KEY, story.now);
     story.handed_to(third);
 }
+
+#[test]
+fn a_value_that_is_stale_at_once_is_served_and_left_to_be_refreshed() {
+    let mut story = Story::default();
+    story.win(1);
+    let (first, second) = (story.park(2, 50), story.park(3, 50));
+    story.book.settle_stale(0, KEY, story.now);
+    story.book.validate();
+    assert_eq!(story.answers(), [(first, Answer::Look), (second, Answer::Look)]);
+    story.win(4);
+}
+
+#[test]
+fn a_stamp_stands_between_the_leases_before_and_after_it() {
+    let mut story = Story::default();
+    assert_eq!(story.book.oldest(), None);
+    let before = story.win(1);
+    let stamp = story.book.stamp();
+    assert!(before.serial.0 < stamp);
+    assert_eq!(story.book.oldest(), Some(before.serial));
+    assert_eq!(story.book.proves(0, KEY, before.token, story.now), Some(before.serial));
+    story.book.void(0, KEY, story.now);
+    assert_eq!(story.book.proves(0, KEY, before.token, story.now), None);
+    assert!(story.win(2).serial.0 > stamp);
+    story.book.forget_all(&Answer::Readonly);
+    assert_eq!(story.book.oldest(), None);
+}

@@ -1,0 +1,50 @@
+//! What the calling user may do to keys that it does not name.
+
+use super::context::{Arg, Ctx};
+use super::OK;
+use redis_module::raw;
+use std::ffi::c_int;
+
+/// What a command does to keys that its caller does not name.
+#[derive(Clone, Copy)]
+pub enum Change {
+    /// It deletes them.
+    Delete,
+    /// It changes them.
+    Update,
+}
+
+/// The user that calls.
+pub struct User(*mut raw::RedisModuleUser);
+
+impl Ctx<'_> {
+    /// The calling user; `None` where there is none, as in the replication stream.
+    #[must_use]
+    pub fn user(self) -> Option<User> {
+        let name = call!(RedisModule_GetCurrentUserName(self.raw));
+        if name.is_null() {
+            return None;
+        }
+        let user = call!(RedisModule_GetModuleUserFromUserName(name));
+        call!(RedisModule_FreeString(self.raw, name));
+        (!user.is_null()).then_some(User(user))
+    }
+}
+
+impl User {
+    /// True if it may do that to the key `name`.
+    #[must_use]
+    pub fn may(&self, change: Change, name: Arg<'_>) -> bool {
+        let flag = match change {
+            Change::Delete => raw::REDISMODULE_CMD_KEY_DELETE,
+            Change::Update => raw::REDISMODULE_CMD_KEY_UPDATE,
+        };
+        call!(RedisModule_ACLCheckKeyPermissions(self.0, name.raw, flag as c_int)) == OK
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        call!(RedisModule_FreeModuleUser(self.0));
+    }
+}

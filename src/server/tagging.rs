@@ -1,0 +1,202 @@
+//! The tags of entries, between the keyspace and the index.
+//!
+//! The index must follow every way in which a key comes, changes, moves or goes. The module's own
+//! commands enter and strike out what they store and delete; whatever else removes a key, the server
+//! tells the type of its value ([`crate::server::ffi::types::Data::unlinked`]), and emptied and
+//! exchanged databases by events. Whatever else brings one (RENAME, MOVE, COPY, RESTORE, a file
+//! being loaded) it announces to those who subscribed, which costs every command that changes a key
+//! some 500 instructions: so the module subscribes with the first entry that has tags.
+
+use super::ffi::context::{unix_now, Arg, Ctx, Level};
+use super::ffi::events;
+use super::ffi::key::Key;
+use super::ffi::main_thread::MainThread;
+use super::state::STATE;
+use crate::engine::entry::{Carried, Entry, Tags};
+use crate::engine::lease::Serial;
+use crate::engine::tags::{Standing, TagBook};
+use crate::engine::time::UnixMillis;
+use crate::engine::waiters::DbId;
+
+/// What is known of tags. Borrowed for moments only, as [`STATE`].
+pub struct Tagging {
+    /// The indexes.
+    pub book: TagBook,
+    /// Whether the server tells of keys that come by other hands.
+    hears: bool,
+    /// Whether the value that was loaded last has tags.
+    loaded: bool,
+    /// Tags that were invalidated or marked stale.
+    pub invalidations: u64,
+    /// Entries that were.
+    pub invalidated_keys: u64,
+}
+
+impl Default for Tagging {
+    fn default() -> Self {
+        let book = TagBook::new(rand::random());
+        Self { book, hears: false, loaded: false, invalidations: 0, invalidated_keys: 0 }
+    }
+}
+
+/// The one instance.
+pub static TAGGING: MainThread<Tagging> = MainThread::new();
+
+/// What its tags have done to an entry of `db`.
+#[inline]
+#[must_use]
+pub fn standing(db: DbId, entry: &Entry) -> Standing {
+    TAGGING.with(|tagging| tagging.book.standing(db, entry))
+}
+
+/// Since when an entry of `db` is stale by its tags.
+#[must_use]
+pub fn stale_since(db: DbId, entry: &Entry) -> UnixMillis {
+    TAGGING.with(|tagging| tagging.book.stale_since(db, entry))
+}
+
+/// The tags of an entry of `db`, and what they have done to it.
+#[must_use]
+pub fn carried(db: DbId, entry: &Entry) -> Carried {
+    match entry.tags() {
+        None => Carried::default(),
+        Some(_) => TAGGING.with(|tagging| tagging.book.carried(db, entry)),
+    }
+}
+
+/// How many tags an entry of `db` has.
+#[must_use]
+pub fn count(db: DbId, entry: &Entry) -> usize {
+    TAGGING.with(|tagging| match entry.tags() {
+        Some(Tags::Indexed(id)) => tagging.book.index(db).map_or(0, |index| index.names(*id).count()),
+        Some(Tags::Carried(carried)) => carried.names.len(),
+        None => 0,
+    })
+}
+
+/// Enters what `entry` carries, which is about to be or was just put under `key` of `db`.
+pub fn enlist(db: DbId, key: &[u8], entry: &mut Entry) {
+    if let Some(Tags::Carried(_)) = entry.tags() {
+        hear();
+        let now = unix_now();
+        TAGGING.with(|tagging| tagging.book.enlist(db, key, entry, now));
+    }
+}
+
+/// `entry` is about to leave its key in `db` by other hands, to be freed or put under another.
+pub fn delist(db: DbId, entry: &mut Entry) {
+    if entry.tags().is_some() {
+        TAGGING.with(|tagging| tagging.book.delist(db, entry));
+    }
+}
+
+/// Takes `entry`, which is about to be deleted or was just overwritten, out of the index of `db`.
+pub fn strike_out(db: DbId, entry: &mut Entry) {
+    if entry.tags().is_some() {
+        TAGGING.with(|tagging| tagging.book.strike_out(db, entry));
+    }
+}
+
+/// Lets `entry` under `key` of `db` be as its tags now make it: `standing`, which is not dead.
+pub fn settle(db: DbId, key: &[u8], entry: &mut Entry, standing: Standing, since: UnixMillis) {
+    let names = carried(db, entry).names;
+    let was = entry.set_tags(Some(Tags::Carried(Carried { names, standing, since })));
+    // ORDER: entered anew before the old is struck out, so that its tags live on.
+    enlist(db, key, entry);
+    if let Some(Tags::Indexed(id)) = was {
+        TAGGING.with(|tagging| tagging.book.index_of(db).remove(id));
+    }
+}
+
+/// A value with tags was read from a file or payload; where it goes will be announced.
+pub fn loaded() {
+    hear();
+    TAGGING.with(|tagging| tagging.loaded = true);
+}
+
+/// True once after [`loaded`].
+pub fn was_loaded() -> bool {
+    TAGGING.with(|tagging| std::mem::take(&mut tagging.loaded))
+}
+
+/// A value that is not the module's own doing came to be under `name`.
+pub fn arrived(ctx: Ctx<'_>, name: Arg<'_>) {
+    let Some(mut key) = ctx.open_quietly(name) else { return };
+    let db = key.db();
+    if let Some(entry) = key.value_mut::<Entry>() {
+        enlist(db, name.bytes(), entry);
+    }
+}
+
+/// On Valkey 8.1 a connection stays in the other database after COPY or MOVE if any module listens.
+const VALKEY_8_1: (u32, u32) = (8, 1);
+
+fn hear() {
+    if TAGGING.with(|tagging| std::mem::replace(&mut tagging.hears, true)) {
+        return;
+    }
+    let ctx = events::background();
+    if !events::hear_of_arrivals(ctx) {
+        ctx.log(Level::Warning, "the server does not tell of keys that move: tags may not follow them");
+    }
+    if ctx.valkey_version().is_some_and(|version| version == VALKEY_8_1) {
+        let text = "with any module that listens to keys, Valkey 8.1 leaves a connection in the other database after \
+                    COPY ... DB and MOVE; Valkey 9 does not";
+        ctx.log(Level::Warning, text);
+    }
+}
+
+/// There is a lease on `name` now, which an invalidation of its entry's tags is to end.
+pub fn watch(ctx: Ctx<'_>, name: Arg<'_>) {
+    if TAGGING.with(|tagging| tagging.hears) {
+        ctx.open_quietly(name).into_iter().for_each(|key| watch_entry(&key));
+    }
+}
+
+/// The same for an open key.
+pub fn watch_entry(key: &Key<'_>) {
+    let db = key.db();
+    if let Some(Tags::Indexed(id)) = key.value::<Entry>().and_then(Entry::tags) {
+        TAGGING.with(|tagging| tagging.book.index_of(db).watch(*id));
+    }
+}
+
+/// What has happened to any of `tags` since the lease `serial` was granted.
+#[must_use]
+pub fn fate<'a>(db: DbId, tags: impl Iterator<Item = &'a [u8]>, serial: Serial) -> (Standing, UnixMillis) {
+    let now = unix_now();
+    TAGGING.with(|tagging| {
+        let Some(index) = tagging.book.index(db) else { return (Standing::Live, now) };
+        let mut fate = (Standing::Live, now);
+        for tag in tags {
+            if index.invalidated_since(tag, serial.0) {
+                return (Standing::Dead, now);
+            }
+            if index.marked_since(tag, serial.0) {
+                let since = index.marked_after(tag, serial.0).unwrap_or(now);
+                fate = (Standing::Stale, fate.1.min(since));
+            }
+        }
+        fate
+    })
+}
+
+/// Since when an entry of `db` is to count as stale that was found unmodified under the lease
+/// `serial`: since one of its tags was marked stale after that was granted, if one was.
+#[must_use]
+pub fn fate_of(db: DbId, entry: &Entry, serial: Serial) -> Option<UnixMillis> {
+    let names = carried(db, entry).names;
+    match fate(db, names.iter().map(|name| &**name), serial) {
+        (Standing::Stale, since) => Some(since),
+        (Standing::Live | Standing::Dead, _) => None,
+    }
+}
+
+/// Lets the index forget what no lease that is out can ask for.
+pub fn forget_history() {
+    let oldest = STATE.with(|state| match state.book.oldest() {
+        Some(Serial(serial)) => serial,
+        None => state.book.stamp(),
+    });
+    TAGGING.with(|tagging| tagging.book.forget_before(oldest));
+}
