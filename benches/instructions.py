@@ -37,6 +37,15 @@ def fill_entries(r: RawClient) -> None:
     r.pipeline([("CACHE.SETSM", key(i), VALUE, 3_600_000) for i in range(KEYS)])
 
 
+def tags(i: int) -> tuple[bytes, ...]:
+    """Three of them: of one key in ten, of one in a hundred, and of all."""
+    return b"group:%d" % (i % 100), b"product:%d" % (i % 10), b"all"
+
+
+def fill_tagged(r: RawClient) -> None:
+    r.pipeline([("CACHE.SETSM", key(i), VALUE, 3_600_000, "TAGS", 3, *tags(i)) for i in range(KEYS)])
+
+
 def lease_out(r: RawClient) -> None:
     fill_strings(r)
     r.call("CACHE.GETSM", "a-missing-key", "LEASE", 3_600_000)
@@ -48,11 +57,18 @@ COMMANDS = {
     "CACHE.GETSM": (fill_entries, lambda i: ("CACHE.GETSM", key(i))),
     "SET PX": (fill_strings, lambda i: ("SET", key(i), VALUE, "PX", 3_600_000)),
     "CACHE.SETSM": (fill_entries, lambda i: ("CACHE.SETSM", key(i), VALUE, 3_600_000)),
+    "CACHE.GETSM, 3 tags": (fill_tagged, lambda i: ("CACHE.GETSM", key(i))),
+    "CACHE.SETSM, 3 tags": (
+        fill_tagged,
+        lambda i: ("CACHE.SETSM", key(i), VALUE, 3_600_000, "TAGS", 3, *tags(i)),
+    ),
     "GET, a lease is out": (lease_out, lambda i: ("GET", key(i))),
 }
 RATIOS = [
     ("CACHE.GETSM", "GET", 1.15),
     ("CACHE.SETSM", "SET PX", 1.5),
+    ("CACHE.GETSM, 3 tags", "CACHE.GETSM", 1.05),
+    ("CACHE.SETSM, 3 tags", "CACHE.SETSM", 2.0),
     ("GET, a lease is out", "GET", 1.04),
 ]
 

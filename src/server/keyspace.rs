@@ -7,7 +7,7 @@
 use super::ffi::context::{Arg, Ctx, Effect};
 use super::ffi::key::{Holds, Key};
 use super::tagging;
-use crate::engine::entry::{Carried, Entry, Meta, Tags};
+use crate::engine::entry::{Entry, Meta};
 use crate::engine::tags::Standing;
 use crate::engine::time::UnixMillis;
 use std::ffi::CStr;
@@ -47,15 +47,6 @@ impl Attributes<'_> {
     fn is_plain(&self) -> bool {
         self.tags.is_empty() && self.stale_since.is_none()
     }
-
-    fn carried(&self) -> Option<Tags> {
-        if self.is_plain() {
-            return None;
-        }
-        let names = self.tags.iter().map(|tag| tag.bytes().into()).collect();
-        let standing = if self.stale_since.is_some() { Standing::Stale } else { Standing::Live };
-        Some(Tags::Carried(Carried { names, standing, since: self.stale_since.unwrap_or_default() }))
-    }
 }
 
 /// Puts an entry under `key`, which is open for writing as `name`. `costs` says whether it or its
@@ -68,12 +59,13 @@ pub fn store(
     (attributes, costs): (&Attributes<'_>, bool),
     fresh: FreshUntil,
 ) {
-    let (meta, tags) = (attributes.meta, attributes.carried());
-    let db = key.db();
+    let (meta, db) = (attributes.meta, key.db());
     let mut entry = Entry::new(value.bytes(), meta);
-    entry.set_tags(tags);
-    // ORDER: entered before its predecessor is struck out, so that a tag they share lives on.
-    tagging::enlist(db, name.bytes(), &mut entry);
+    if !attributes.is_plain() {
+        // ORDER: entered before its predecessor is struck out, so that a tag they share lives on.
+        let tags = attributes.tags.iter().map(|tag| tag.bytes());
+        tagging::enter(db, name.bytes(), &mut entry, tags, attributes.stale_since);
+    }
     // ORDER: storing may drop the TTL, so that is set after.
     if let Some(mut previous) = key.put(entry) {
         tagging::strike_out(db, &mut previous);
@@ -81,8 +73,8 @@ pub fn store(
     key.expire_at(end(fresh, meta));
     ctx.signal_modified(name);
     match fresh {
-        FreshUntil::At(at) if meta == Meta::default() && !costs && attributes.is_plain() => {
-            ctx.replicate_pxat(c"CACHE.SETSM", name, value, at.0);
+        FreshUntil::At(at) if meta == Meta::default() && !costs && attributes.stale_since.is_none() => {
+            ctx.replicate_pxat(c"CACHE.SETSM", name, value, at.0, attributes.tags);
         }
         _ => {
             let mut words = vec![Effect::Arg(name), Effect::Arg(value)];

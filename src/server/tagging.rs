@@ -14,7 +14,7 @@ use super::ffi::main_thread::MainThread;
 use super::state::STATE;
 use crate::engine::entry::{Carried, Entry, Tags};
 use crate::engine::lease::Serial;
-use crate::engine::tags::{Standing, TagBook};
+use crate::engine::tags::{Arrival, Standing, TagBook};
 use crate::engine::time::UnixMillis;
 use crate::engine::waiters::DbId;
 
@@ -81,6 +81,25 @@ pub fn enlist(db: DbId, key: &[u8], entry: &mut Entry) {
         let now = unix_now();
         TAGGING.with(|tagging| tagging.book.enlist(db, key, entry, now));
     }
+}
+
+/// Enters a new `entry` with `tags` which is about to be put under `key` of `db`. Stale since
+/// `stale_since`, if that is said.
+pub fn enter<'a>(
+    db: DbId,
+    key: &[u8],
+    entry: &mut Entry,
+    tags: impl Iterator<Item = &'a [u8]>,
+    stale_since: Option<UnixMillis>,
+) {
+    hear();
+    let (standing, since) = match stale_since {
+        Some(since) => (Standing::Stale, since),
+        None => (Standing::Live, UnixMillis::default()),
+    };
+    let arrival = Arrival { standing, since, bytes: entry.value().len(), now: unix_now() };
+    let id = TAGGING.with(|tagging| tagging.book.index_of(db).insert(key, tags, arrival));
+    entry.set_tags(Some(Tags::Indexed(id)));
 }
 
 /// `entry` is about to leave its key in `db` by other hands, to be freed or put under another.

@@ -54,7 +54,11 @@ impl<'c> Given<'c> {
 
 fn parse_tags<'c>(args: &mut Args<'c>) -> Result<Vec<Arg<'c>>, Error> {
     let count = args.integer("TAGS", 1, TAGS_PER_ENTRY_MAX as u64)?;
-    (0..count).map(|_| tag_name(args.next("tag")?)).collect()
+    let mut tags = Vec::with_capacity(count as usize);
+    for _ in 0..count {
+        tags.push(tag_name(args.next("tag")?)?);
+    }
+    Ok(tags)
 }
 
 /// The `ttl` argument: a duration, or one of the absolute forms that replication and the AOF use.

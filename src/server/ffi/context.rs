@@ -4,7 +4,7 @@ use super::OK;
 use crate::engine::time::{MonoMillis, UnixMillis};
 use crate::engine::waiters::{ClientId, DbId};
 use redis_module::raw;
-use std::ffi::{c_char, c_int, c_long, CStr, CString};
+use std::ffi::{c_char, c_int, c_long, c_longlong, CStr, CString};
 use std::marker::PhantomData;
 
 /// The context the server passed to the callback that is running.
@@ -16,6 +16,7 @@ pub struct Ctx<'c> {
 
 /// One argument of the running command: any bytes.
 #[derive(Clone, Copy)]
+#[repr(transparent)] // a list of them is one of the server's
 pub struct Arg<'c> {
     pub(super) raw: *mut raw::RedisModuleString,
     callback: PhantomData<&'c ()>,
@@ -236,11 +237,27 @@ impl<'c> Ctx<'c> {
         call!(RedisModule_NotifyKeyspaceEvent(self.raw, class, c"del".as_ptr(), key.raw));
     }
 
-    /// Sends `command key value PXAT at` to replicas and the AOF: [`Self::replicate`] for the form
-    /// that most writes have, without building a list.
-    pub fn replicate_pxat(self, command: &'static CStr, key: Arg<'_>, value: Arg<'_>, at: u64) {
-        let (name, form, at) = (command.as_ptr(), c"sscl".as_ptr(), i64::try_from(at).unwrap_or(i64::MAX));
-        let done = call!(RedisModule_Replicate(self.raw, name, form, key.raw, value.raw, c"PXAT".as_ptr(), at));
+    /// Sends `command key value PXAT at [TAGS n tag ...]` to replicas and the AOF:
+    /// [`Self::replicate`] for the forms that most writes have, without building a list.
+    pub fn replicate_pxat(self, command: &'static CStr, key: Arg<'_>, value: Arg<'_>, at: u64, tags: &[Arg<'_>]) {
+        let (name, pxat, at) = (command.as_ptr(), c"PXAT".as_ptr(), i64::try_from(at).unwrap_or(i64::MAX));
+        let done = if tags.is_empty() {
+            call!(RedisModule_Replicate(self.raw, name, c"sscl".as_ptr(), key.raw, value.raw, pxat, at))
+        } else {
+            call!(RedisModule_Replicate(
+                self.raw,
+                name,
+                c"ssclclv".as_ptr(),
+                key.raw,
+                value.raw,
+                pxat,
+                at,
+                c"TAGS".as_ptr(),
+                tags.len() as c_longlong,
+                tags.as_ptr(),
+                tags.len()
+            ))
+        };
         assert!(done == OK, "the server refused to replicate {command:?}");
     }
 
