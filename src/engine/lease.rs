@@ -336,18 +336,6 @@ impl LeaseBook {
         self.bound.clear();
     }
 
-    /// A number higher than that of every lease so far and lower than that of every later one.
-    pub fn stamp(&mut self) -> u64 {
-        self.last_serial += 1;
-        self.last_serial
-    }
-
-    /// The number of the oldest lease that is out.
-    #[must_use]
-    pub fn oldest(&self) -> Option<Serial> {
-        self.serials.first().copied()
-    }
-
     /// Leases that are out.
     #[must_use]
     pub fn leases(&self) -> usize {

@@ -35,6 +35,18 @@ impl LeaseBook {
         self.find(db, key).filter(|flight| flight.lease.token == token).map(|flight| flight.lease.serial)
     }
 
+    /// A number higher than that of every lease so far and lower than that of every later one.
+    pub fn stamp(&mut self) -> u64 {
+        self.last_serial += 1;
+        self.last_serial
+    }
+
+    /// The number of the oldest lease that is out.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Serial> {
+        self.serials.first().copied()
+    }
+
     /// Lets the lease last `ms` from `now`. False if it is not the caller's any more.
     pub fn renew(&mut self, db: DbId, key: &[u8], token: Token, ms: u64, now: MonoMillis) -> bool {
         if !self.holds(db, key, token, now) {
