@@ -160,3 +160,19 @@ def test_too_few_arguments_are_refused(raw: RawClient) -> None:
 
 def test_all_its_arguments_are_keys(raw: RawClient) -> None:
     assert raw.call("COMMAND", "GETKEYS", "CACHE.DEL", "2", "a", "b") == [b"2", b"a", b"b"]
+
+
+def test_an_entry_that_was_invalidated_and_not_swept_goes_and_does_not_count(raw: RawClient) -> None:
+    raw.pipeline([("CACHE.SETSM", f"k{number}", "v", LONG, "TAGS", 1, "t") for number in range(1_001)])
+    raw.call("CACHE.SETSM", "live", "v", LONG)
+    delete = ("CACHE.DEL", "k1", "live", "k2")
+    exists = ("EXISTS", "k1", "k2", "k3")
+    replies = raw.pipeline([("MULTI",), ("CACHE.INVALIDATE", "t"), exists, delete, exists, ("EXEC",)])[-1]
+    assert replies == [1_001, 3, 1, 1]
+    eventually(lambda: raw.call("DBSIZE") == 0)
+
+
+def test_a_deleted_entry_is_in_no_tag(raw: RawClient) -> None:
+    raw.call("CACHE.SETSM", "k", "v", LONG, "TAGS", 2, "t", "u")
+    assert raw.call("CACHE.DEL", "k") == 1
+    assert ([raw.call("CACHE.TAGCOUNT", tag) for tag in "tu"], raw.call("CACHE.TAGLIST", 0)) == ([0, 0], [b"0", []])

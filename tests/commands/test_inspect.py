@@ -163,3 +163,29 @@ def test_another_type_is_refused(raw: RawClient) -> None:
 @pytest.mark.parametrize("arguments", [(), ("k", "k")], ids=len)
 def test_wrong_arguments_are_refused(raw: RawClient, arguments: tuple[str, ...]) -> None:
     assert is_error(raw.call("CACHE.INSPECT", *arguments), "ERR wrong number of arguments")
+
+
+def test_the_tags_in_their_order(raw: RawClient) -> None:
+    tags = [b"b", b"", b"a\0\xff"]
+    raw.call("CACHE.SETSM", "k", "v", LONG, "TAGS", len(tags), *tags)
+    assert inspect(raw)[b"tags"] == tags
+    raw.call("CACHE.TAG", "k", "new")
+    raw.call("CACHE.UNTAG", "k", "b")
+    assert inspect(raw)[b"tags"] == [b"", b"a\0\xff", b"new"]
+    raw.call("CACHE.TAGDEL", "")
+    assert inspect(raw)[b"tags"] == [b"a\0\xff", b"new"]
+
+
+def test_an_entry_that_was_marked_stale_is_stale_until_it_goes(raw: RawClient) -> None:
+    raw.call("CACHE.SETSM", "k", "v", LONG, "TAGS", 1, "t")
+    raw.call("CACHE.MARKSTALE", "t")
+    seen = inspect(raw)
+    assert (seen[b"state"], seen[b"fresh_ms"], seen[b"tags"]) == (b"stale", 0, [b"t"])
+    assert seen[b"stale_ms"] == pytest.approx(LONG - 15_000, abs=15_000)
+
+
+def test_an_invalidated_entry_is_missing_before_it_is_swept(raw: RawClient) -> None:
+    missing = raw.call("CACHE.INSPECT", "k5")
+    raw.pipeline([("CACHE.SETSM", f"k{number}", "v", LONG, "TAGS", 1, "t") for number in range(1_001)])
+    replies = raw.pipeline([("CACHE.INVALIDATE", "t"), ("CACHE.INSPECT", "k5"), ("DBSIZE",)])
+    assert (replies[:2], replies[2] > 0) == ([1_001, missing], True)

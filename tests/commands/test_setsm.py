@@ -456,3 +456,45 @@ def test_a_command_that_only_mentions_the_key_costs_one_more_load_at_most(
     assert connect().call("CACHE.SETSM", "k", "yes", LONG) == b"OK"
     assert first.recv() in (b"yes", None)
     assert second.recv() == b"yes"
+
+
+# Tags
+
+TAGS_RANGE = "ERR TAGS must be an integer from 1 to 128"
+STALEAT_RANGE = f"ERR STALEAT must be an integer from 0 to {(2**63 - 1) // 2}"
+TAG_TOO_LONG = "ERR tag must not be longer than 1024 bytes"
+
+
+@pytest.mark.parametrize("tags", [["a", "b"], ["b"], [b"", b"\0\xff", b"t" * 1024], list(range(128)), []], ids=len)
+def test_the_tags_are_replaced(raw: RawClient, tags: list[Any]) -> None:
+    raw.call("CACHE.SETSM", "k", "v", LONG, "TAGS", 2, "a", "old")
+    words = ("tags", len(tags), *tags) if tags else ()
+    assert raw.call("CACHE.SETSM", "k", "v", LONG, *words, "STALE", 5) == b"OK"
+    assert raw.call("CACHE.TAGS", "k") == [tag if isinstance(tag, bytes) else str(tag).encode() for tag in tags]
+    assert raw.call("CACHE.TAGCOUNT", "old") == 0
+
+
+def test_staleat_stores_a_stale_value_and_maxstale_counts_from_then(connect: Connect, raw: RawClient) -> None:
+    assert raw.call("CACHE.SETSM", "k", "v", LONG, "TAGS", 1, "t", "staleat", unix_ms(-60_000)) == b"OK"
+    assert [raw.call("CACHE.GETSM", "k", "LEASE", LONG) for _ in range(2)] == [None, b"v"]
+    assert raw.call("CACHE.GETSM", "k", "MAXSTALE", LONG) == b"v"
+    assert is_error(connect().call("CACHE.GETSM", "k", "WAIT", 0, "MAXSTALE", 50_000), "LEASED")
+
+
+@pytest.mark.parametrize("rest, error", [
+    *[(f"TAGS|{number}|a", TAGS_RANGE) for number in ("0", "129", "-1", "01", "", "a", "18446744073709551616")],
+    ("TAGS", "ERR TAGS is missing"),
+    ("TAGS|1", "ERR tag is missing"),
+    ("TAGS|3|a|b", "ERR tag is missing"),
+    ("TAGS|1|a|b", "ERR unknown option 'b'"),
+    ("TAGS|1|a|STALE|5|tags|1|a", "ERR TAGS was given more than once"),
+    ("TAGS|2|a|" + "t" * 1025, TAG_TOO_LONG),
+    *[(f"STALEAT|{number}", STALEAT_RANGE) for number in ("-1", "x", str(2**62))],
+    ("STALEAT", "ERR STALEAT is missing"),
+    ("STALEAT|5|STALEAT|5", "ERR STALEAT was given more than once"),
+], ids=lambda text: repr(text)[:40])  # fmt: skip
+def test_wrong_tags_are_refused_and_nothing_changes(server: Server, raw: RawClient, rest: str, error: str) -> None:
+    raw.call("CACHE.SETSM", "k", "old", LONG, "TAGS", 1, "t")
+    before = everything(server)
+    assert raw.call("CACHE.SETSM", "k", "new", LONG, *rest.split("|")) == error
+    assert (everything(server), raw.call("CACHE.TAGS", "k")) == (before, [b"t"])

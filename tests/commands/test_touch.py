@@ -188,3 +188,45 @@ def test_a_refused_call_changes_nothing(server: Server, raw: RawClient, argument
 @pytest.mark.parametrize("arguments", [(), ("k",)], ids=len)
 def test_too_few_arguments_are_refused(raw: RawClient, arguments: tuple[str, ...]) -> None:
     assert is_error(raw.call("CACHE.TOUCH", *arguments), "ERR wrong number of arguments")
+
+
+def test_it_makes_fresh_what_was_marked_stale_and_keeps_the_tags(raw: RawClient) -> None:
+    raw.call("CACHE.SETSM", "k", "v", LONG, "TAGS", 2, "t", "u")
+    raw.call("CACHE.MARKSTALE", "t")
+    assert state(raw) == b"won"
+    assert raw.call("CACHE.TOUCH", "k", LONG) == 1
+    assert (state(raw), raw.call("CACHE.TAGS", "k")) == (b"hit", [b"t", b"u"])
+    assert [raw.call(command, "u") for command in ("CACHE.MARKSTALE", "CACHE.INVALIDATE")] == [1, 1]
+
+
+def test_an_invalidated_entry_is_not_there_to_touch(raw: RawClient) -> None:
+    stored = [("CACHE.SETSM", f"k{number}", "v", LONG, "TAGS", 1, "t") for number in range(1_001)]
+    raw.pipeline(stored)
+    touch = ("CACHE.TOUCH", "k5", LONG)
+    replies = raw.pipeline([("MULTI",), ("CACHE.INVALIDATE", "t"), touch, ("CACHE.GET", "k5"), ("EXEC",)])[-1]
+    assert replies == [1_001, 0, None]
+
+
+@pytest.mark.parametrize("tags", [(), ("TAGS", 1, "t")], ids=["no tags", "tags"])
+def test_staleat_leaves_it_stale_since_then(raw: RawClient, connect: Connect, tags: tuple[Any, ...]) -> None:
+    raw.call("CACHE.SETSM", "k", "v", LONG, *tags)
+    assert raw.call("CACHE.TOUCH", "k", LONG, "staleat", int(time.time() * 1000) - 60_000) == 1
+    won(raw)
+    assert raw.call("CACHE.GETSM", "k", "MAXSTALE", LONG) == b"v"
+    assert is_error(connect().call("CACHE.GETSM", "k", "WAIT", 0, "MAXSTALE", 50_000), "LEASED")
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        ("5 STALEAT", "ERR STALEAT is missing"),
+        ("5 STALEAT -1", f"ERR STALEAT must be an integer from 0 to {(2**63 - 1) // 2}"),
+        ("5 STALEAT 1 staleat 1", "ERR STALEAT was given more than once"),
+        ("5 TAGS 1 t", "ERR unknown option 'TAGS'"),
+    ],
+)
+def test_a_refused_call_leaves_the_tags(server: Server, raw: RawClient, arguments: str, error: str) -> None:
+    make_stale(raw, "TAGS", 1, "t")
+    digest = server.digest()
+    assert raw.call("CACHE.TOUCH", "k", *arguments.split()) == error
+    assert (server.digest(), raw.call("CACHE.TAGS", "k")) == (digest, [b"t"])
