@@ -11,6 +11,7 @@ use super::ffi::context::{unix_now, Arg, Ctx, Level};
 use super::ffi::events;
 use super::ffi::key::Key;
 use super::ffi::main_thread::MainThread;
+use super::pump;
 use super::state::STATE;
 use crate::engine::entry::{Carried, Entry, Tags};
 use crate::engine::lease::Serial;
@@ -144,6 +145,9 @@ pub fn arrived(ctx: Ctx<'_>, name: Arg<'_>) {
     let db = key.db();
     if let Some(entry) = key.value_mut::<Entry>() {
         enlist(db, name.bytes(), entry);
+        if standing(db, entry) == Standing::Dead {
+            pump::schedule(ctx);
+        }
     }
 }
 

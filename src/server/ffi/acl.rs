@@ -21,13 +21,27 @@ impl Ctx<'_> {
     /// The calling user; `None` where there is none, as in the replication stream.
     #[must_use]
     pub fn user(self) -> Option<User> {
-        let name = call!(RedisModule_GetCurrentUserName(self.raw));
+        let mut name = call!(RedisModule_GetClientUserNameById(self.raw, self.client_id().0));
+        if name.is_null() && self.has_user() {
+            name = call!(RedisModule_GetCurrentUserName(self.raw));
+        }
         if name.is_null() {
             return None;
         }
         let user = call!(RedisModule_GetModuleUserFromUserName(name));
         call!(RedisModule_FreeString(self.raw, name));
         (!user.is_null()).then_some(User(user))
+    }
+
+    /// Whether a user calls who is no connection's, as in a script. Redis 7.0 crashes if it is asked
+    /// for the name where there is none, so that is found out by a call that needs one.
+    fn has_user(self) -> bool {
+        let reply = call!(RedisModule_Call(self.raw, c"PING".as_ptr(), c"C".as_ptr()));
+        if reply.is_null() {
+            return std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOTSUP);
+        }
+        call!(RedisModule_FreeCallReply(reply));
+        true
     }
 }
 

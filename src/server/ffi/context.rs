@@ -325,6 +325,16 @@ pub enum Effect<'a> {
     Number(u64),
 }
 
+impl<'a> Effect<'a> {
+    /// The same, to be made into a string of its own.
+    pub(super) fn copied(self) -> Effect<'a> {
+        match self {
+            Self::Arg(arg) => Effect::Bytes(arg.bytes()),
+            other => other,
+        }
+    }
+}
+
 /// The wall clock.
 #[must_use]
 pub fn unix_now() -> UnixMillis {

@@ -163,7 +163,9 @@ pub struct Aof<'k> {
 impl Aof<'_> {
     /// Appends a command.
     pub fn emit(&mut self, command: &'static CStr, args: &[Effect<'_>]) {
-        let mut strings = Strings::new(null_mut(), args);
+        // The server passes a key that must not be kept, only read.
+        let copied: Vec<_> = args.iter().map(|arg| arg.copied()).collect();
+        let mut strings = Strings::new(null_mut(), &copied);
         let (start, len) = strings.vector();
         call!(RedisModule_EmitAOF(self.io, command.as_ptr(), c"v".as_ptr(), start, len));
     }
