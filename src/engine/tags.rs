@@ -31,6 +31,7 @@ use watch::Watch;
 
 mod book;
 mod history;
+mod pace;
 mod record;
 mod roster;
 mod slab;
@@ -40,6 +41,7 @@ mod watch;
 
 pub use book::{Doomed, TagBook};
 pub use history::{KEPT_MAX, RECENT_MAX};
+pub use pace::slice_us;
 pub use view::TagInfo;
 
 /// How many tags an entry may carry; the server refuses more.

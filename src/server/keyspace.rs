@@ -7,8 +7,8 @@
 use super::ffi::context::{Arg, Ctx, Effect};
 use super::ffi::key::{Holds, Key};
 use super::tagging;
-use crate::engine::entry::{Entry, Meta};
-use crate::engine::tags::Standing;
+use crate::engine::entry::{Entry, Meta, Tags};
+use crate::engine::tags::{KeyId, Standing};
 use crate::engine::time::UnixMillis;
 use std::ffi::CStr;
 
@@ -170,7 +170,22 @@ pub fn delete(ctx: Ctx<'_>, names: &[Arg<'_>]) -> Deleted {
     Deleted { keys: deleted.len(), live }
 }
 
-fn tell_deleted(ctx: Ctx<'_>, names: &[Arg<'_>]) {
+/// Deletes the entry under `name` if the index knows it as `id`; false if it is not there any more:
+/// looking at it can expire it. Nobody is told yet: see [`tell_deleted`].
+pub fn delete_dead(ctx: Ctx<'_>, name: Arg<'_>, id: KeyId) -> bool {
+    let mut key = ctx.open_write(name);
+    let db = key.db();
+    let entry = key.value_mut::<Entry>().filter(|entry| entry.tags() == Some(&Tags::Indexed(id)));
+    let is_there = entry.is_some();
+    if let Some(entry) = entry {
+        tagging::strike_out(db, entry);
+        key.delete();
+    }
+    is_there
+}
+
+/// Tells everybody that `names` were deleted: client-side caches, replicas and the AOF, subscribers.
+pub fn tell_deleted(ctx: Ctx<'_>, names: &[Arg<'_>]) {
     if names.is_empty() {
         return;
     }

@@ -6,19 +6,16 @@
 //! timer. Only a primary sweeps: a replica hears of each deletion.
 
 use super::config;
-use super::ffi::context::{micros, Arg, Ctx};
+use super::ffi::context::{micros, Ctx};
 use super::ffi::filter;
 use super::keyspace;
 use super::tagging::TAGGING;
-use crate::engine::entry::{Entry, Tags};
-use crate::engine::tags::{Doomed, KeyId};
+use crate::engine::tags::{slice_us, Doomed};
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::DbId;
 
 /// Keys deleted and replicated at once: about 50 microseconds.
 const BATCH: usize = 32;
-/// The longest slice, in microseconds.
-const SLICE_US_MAX: u64 = 2_000;
 /// How long the server rests between two slices, in milliseconds.
 const REST_MS: u64 = 1;
 /// When to look again while the server holds writes back, in milliseconds.
@@ -39,20 +36,12 @@ pub fn next_slice(ctx: Ctx<'_>, now: MonoMillis) -> Option<MonoMillis> {
     }))
 }
 
-/// How long a slice may take if a rest of [`REST_MS`] follows, in microseconds.
-fn slice_us(percent: u64) -> u64 {
-    match percent {
-        100.. => SLICE_US_MAX / 2,
-        percent => (REST_MS * 1_000 * percent / (100 - percent)).clamp(1, SLICE_US_MAX),
-    }
-}
-
 /// Does one slice.
 pub fn slice(ctx: Ctx<'_>) {
     if !TAGGING.with(|tagging| tagging.book.is_untidy() || tagging.book.backlog() > 0) {
         return;
     }
-    let end = micros() + slice_us(config::SWEEP_CPU_PERCENT.get());
+    let end = micros() + slice_us(config::SWEEP_CPU_PERCENT.get(), REST_MS * 1_000);
     let may_write = !ctx.situation().is_replica() && !filter::holds_writes_back();
     let mut more = true;
     while more {
@@ -70,22 +59,15 @@ fn delete_some(ctx: Ctx<'_>) -> bool {
     let names: Vec<_> = entries.iter().map(|(_, name)| ctx.string(name)).collect();
     let mut dead = Vec::with_capacity(names.len());
     for ((id, _), name) in entries.iter().zip(&names) {
-        if holds(ctx, db, *id, name.arg()) {
+        if keyspace::delete_dead(ctx, name.arg(), *id) {
             dead.push(name.arg());
         } else {
             TAGGING.with(|tagging| tagging.book.index_of(db).remove(*id));
         }
     }
-    keyspace::delete(ctx, &dead);
+    keyspace::tell_deleted(ctx, &dead);
     ctx.select_db(selected);
     true
-}
-
-/// True if the entry under `name` is the one that the index knows as `id`. It may be none any more:
-/// looking at it can expire it.
-fn holds(ctx: Ctx<'_>, db: DbId, id: KeyId, name: Arg<'_>) -> bool {
-    let key = ctx.open_write(name);
-    key.db() == db && key.value::<Entry>().is_some_and(|entry| entry.tags() == Some(&Tags::Indexed(id)))
 }
 
 /// Everything in the indexes of database `only` (`None`: of all) is gone.

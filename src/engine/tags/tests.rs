@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 mod leased;
+mod race;
 
 const NOW: UnixMillis = UnixMillis(1_000);
 const LIVE: Arrival = Arrival { standing: Standing::Live, since: UnixMillis(0), bytes: 100, now: NOW };
