@@ -156,6 +156,42 @@ def test_many_keys(server: Server, recipe: Callable[[str], Recipe]) -> None:
         names["pages"]([1, 99])
 
 
+def test_pages_and_products(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names = recipe("pages-and-products")
+    page, changed = names["page"], names["product_changed"]
+    assert page(1) == b"<h1>Page 1: [1, 2]</h1>"
+    made: list[int] = []
+    prices = {1: 10, 2: 20, 3: 30}
+    during: list[Callable[[], None]] = []
+
+    def load(number: int) -> tuple[bytes, list[int]]:
+        made.append(number)
+        products = [number, number + 1]
+        html = repr([prices[product] for product in products]).encode()
+        if during:
+            during.pop()()
+        return html, products
+
+    names["load_page"] = load
+    assert changed(2) == 1
+    assert [page(1), page(2), page(1)] == [b"[10, 20]", b"[20, 30]", b"[10, 20]"] and made == [1, 2]
+    prices[2] = 21
+    assert changed(2) == 2
+    assert (page(1), page(2)) == (b"[10, 21]", b"[21, 30]")
+
+    def change_meanwhile() -> None:
+        prices[1] = 11
+        assert changed(1) == 0, "the page is not there, it is being made"
+
+    server.call("CACHE.DEL", "page:1")
+    during.append(change_meanwhile)
+    assert page(1) == b"[11, 21]", "the first one was refused"
+    assert page(1) == b"[11, 21]" and made == [1, 2, 1, 2, 1, 1]
+    assert names["price_list_changed"](3) == 1
+    assert server.call("CACHE.GET", "page:2", "META")[0] == b"stale"
+    assert page(2) == b"[21, 30]" and server.call("CACHE.GET", "page:2", "META")[0] == b"hit"
+
+
 def test_origin_failure(server: Server, recipe: Callable[[str], Recipe]) -> None:
     names, origin = recipe("origin-failure"), Origin()
     names["load_page"] = origin
