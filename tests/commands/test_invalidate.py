@@ -343,6 +343,20 @@ def test_a_replica_does_not_serve_what_it_has_not_deleted_yet(fresh_server: Star
     eventually(lambda: reader.call("DBSIZE") == 0)
 
 
+def test_a_replica_that_becomes_a_primary_deletes_what_is_left(fresh_server: Start) -> None:
+    pair = Pair(fresh_server)
+    client, heir = pair.primary.raw(), pair.replica
+    fill(client, MANY, "t")
+    heir.wait_for_sync()
+    held = ("CLIENT", "PAUSE", 60_000, "WRITE")
+    assert client.pipeline([("CACHE.INVALIDATE", "t"), held]) == [MANY, b"OK"]
+    eventually(lambda: heir.call("CACHE.TAGCOUNT", "t") == 0)
+    assert heir.call("DBSIZE") > 0
+    heir.replica_of(None)
+    eventually(lambda: heir.call("DBSIZE") == 0)
+    client.call("CLIENT", "UNPAUSE")
+
+
 # Permissions
 
 
