@@ -6,6 +6,7 @@
 
 use super::ffi::context::{Arg, Ctx, Effect};
 use super::ffi::key::{Holds, Key};
+use super::state::STATE;
 use super::tagging;
 use crate::engine::entry::{Entry, Meta, Tags};
 use crate::engine::tags::{KeyId, Standing};
@@ -191,7 +192,9 @@ pub fn tell_deleted(ctx: Ctx<'_>, names: &[Arg<'_>]) {
     }
     names.iter().for_each(|name| ctx.signal_modified(*name));
     let effect: Vec<_> = names.iter().map(|name| Effect::Arg(*name)).collect();
-    ctx.replicate(c"UNLINK", &effect);
+    // In a cluster one command has keys of one slot, also on its way to who takes the slot over.
+    let batch = if STATE.with(|state| state.in_cluster) { 1 } else { effect.len() };
+    effect.chunks(batch).for_each(|keys| ctx.replicate(c"UNLINK", keys));
     for name in names {
         ctx.notify_deleted(*name);
     }

@@ -284,6 +284,33 @@ def test_a_slot_moves_at_one_stroke(cluster: Cluster) -> None:
     eventually(lambda: one.call("CLUSTER", "COUNTKEYSINSLOT", slot) == 0)
 
 
+@pytest.mark.parametrize("entries", [900, 30_000], ids=["few", "many"])
+def test_what_is_invalidated_while_its_slot_moves_stays_gone(cluster: Cluster, entries: int) -> None:
+    """Of many at once the server gives the move up, as it does for FLUSHALL, and it has to be begun again."""
+    one, two = cluster.first, cluster.second
+    if not one.is_valkey or one.version < (9,):
+        pytest.skip("Valkey 9 and later")
+    tag = cluster.key_of(one)
+    slot, client = slot_of(tag), one.raw(timeout=60)
+    keys = [b"{%s}%d" % (tag, n) for n in range(entries)]
+    client.pipeline([("CACHE.SETSM", key, b"v" * 200, HOUR_MS, "TAGS", 2, tag, "some") for key in keys])
+    moving = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", cluster.ids[two])
+    assert client.pipeline([moving, ("CACHE.INVALIDATE", tag)])[1] == entries
+
+    def moved() -> bool:
+        if is_error(client.call("CACHE.GET", tag), "MOVED "):
+            return True
+        client.call(*moving)  # an error while it is under way
+        return False
+
+    eventually(moved, 30, interval=0.05)
+    replies = two.raw(timeout=60).pipeline([("CACHE.GET", key) for key in keys])
+    assert [reply for reply in replies if reply is not None] == []
+    for node in (one, two):
+        eventually(lambda node=node: (node.stats()["sweep_backlog"], node.stats()["tagged_keys"]) == (0, 0), 30)
+        assert node.call("CLUSTER", "COUNTKEYSINSLOT", slot) == 0
+
+
 def test_among_many_keys_waited_for_those_that_moved_are_found(cluster: Cluster) -> None:
     """However many others are looked at first, time and again."""
     one, two = cluster.first, cluster.second

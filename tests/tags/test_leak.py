@@ -42,6 +42,7 @@ def used_memory(server: Server) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_nothing_leaks(fresh_server: Callable[..., Server]) -> None:
     server = fresh_server(config={"maxmemory": "0"})
     client = server.raw(timeout=120)
