@@ -386,6 +386,16 @@ def test_who_may_only_read_may_not(fresh_server: Start, protocol: int) -> None:
     assert server.call("EXISTS", "app:1") == 1
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_what_a_user_may_do_is_no_denial(fresh_server: Start, place: str) -> None:
+    server = fresh_server()
+    put(server.raw(), "app:1", "t")
+    rules = ("~app:*", "+@transaction", "+eval", "+hello", "+cache.invalidate")
+    server.call("ACL", "SETUSER", "user", "on", ">secret", *rules)
+    assert run(server.raw(auth=("user", "secret")), place, "CACHE.INVALIDATE", "t") == 1
+    assert server.call("ACL", "LOG") == []
+
+
 # The command
 
 
