@@ -34,9 +34,10 @@ impl Ctx<'_> {
     }
 
     /// Whether a user calls who is no connection's, as in a script. Redis 7.0 crashes if it is asked
-    /// for the name where there is none, so that is found out by a call that needs one.
+    /// for the name where there is none, so that is found out by a call that needs one. HELLO is a
+    /// command that no user can be denied.
     fn has_user(self) -> bool {
-        let reply = call!(RedisModule_Call(self.raw, c"PING".as_ptr(), c"C".as_ptr()));
+        let reply = call!(RedisModule_Call(self.raw, c"HELLO".as_ptr(), c"C".as_ptr()));
         if reply.is_null() {
             return std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOTSUP);
         }
