@@ -22,12 +22,12 @@ def parked(server: Server, count: int) -> None:
     eventually(lambda: server.stats()["waiters"] == count, message=lambda: f"{count} wait: {server.stats()}")
 
 
-def line(server: Server, connect: Connect, count: int) -> tuple[RawClient, list[RawClient]]:
-    """The holder of the lease on `k`, and `count` who wait behind it, oldest first."""
+def line(server: Server, connect: Connect, count: int, key: str = "k") -> tuple[RawClient, list[RawClient]]:
+    """The holder of the lease on `key`, and `count` who wait behind it, oldest first."""
     holder, waiters = connect(), []
-    assert holder.call("CACHE.GETSM", "k", "LEASE", LONG) is None
+    assert holder.call("CACHE.GETSM", key, "LEASE", LONG) is None
     for number in range(1, count + 1):
-        waiters.append(connect().send("CACHE.GETSM", "k", "WAIT", LONG, "LEASE", LONG))
+        waiters.append(connect().send("CACHE.GETSM", key, "WAIT", LONG, "LEASE", LONG))
         parked(server, number)
     return holder, waiters
 
@@ -413,11 +413,11 @@ def test_another_type_that_appears_ends_the_wait_of_all_with_wrongtype(
 def test_a_write_held_back_by_client_pause_answers_the_waiters_when_it_runs(
     server: Server, connect: Connect, raw: RawClient
 ) -> None:
-    _, waiters = line(server, connect, 2)
+    _, waiters = line(server, connect, 2, "held back")  # a name of its own: it is doubted for a while
     server.call("CLIENT", "PAUSE", 60_000, "WRITE")
-    raw.send("SET", "k", "v")
+    raw.send("SET", "held back", "v")
     eventually(lambda: b"cmd=set" in server.call("CLIENT", "LIST", "ID", raw.client_id))
-    assert server.call("EXISTS", "k") == 0
+    assert server.call("EXISTS", "held back") == 0
     server.call("CLIENT", "UNPAUSE")
     assert raw.recv() == b"OK"
     assert waiters[0].recv(3) in (b"v", None)  # the command may already end the lease when it is held back
