@@ -57,6 +57,12 @@ impl Throttle {
         let pace = Pace { interval, parts: NS_PER_MS, burst: max_burst.checked_add(1)? };
         (pace.ms(pace.tolerance()) <= DURATION_MS_MAX).then_some(Self { pace, quantity })
     }
+
+    /// The same that takes nothing.
+    #[must_use]
+    pub fn look(self) -> Self {
+        Self { quantity: 0, ..self }
+    }
 }
 
 impl Limits {
