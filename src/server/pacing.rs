@@ -12,7 +12,7 @@ use super::ffi::context::{mono_now, unix_now, Arg, Ctx};
 use super::ffi::entry_point::ArgVec;
 use super::ffi::events;
 use super::ffi::filter;
-use super::keyspace::limits as keyspace;
+use super::keyspace::limits::{self as keyspace, Said};
 use super::pump::{self, CHANGES_PER_TURN};
 use super::state::STATE;
 use crate::engine::rate::queue::{Lines, Told, Turn, Waiter};
@@ -168,10 +168,12 @@ fn weigh(ctx: Ctx<'_>, turn: Turn, id: WaiterId, waiter: &Waiter) {
     }
     let told = ctx.within(slot.db, &slot.key, |name| match turn {
         Turn::Late(_) => refusal(ctx, name, waiter),
-        Turn::First(_) | Turn::Last(_) => match keyspace::decide(ctx, name, &waiter.plan, waiter.ask) {
-            Ok(verdict) => Told::Verdict(verdict),
-            Err(_) => Told::WrongType,
-        },
+        Turn::First(_) | Turn::Last(_) => {
+            match keyspace::decide(ctx, name, Said { plan: &waiter.plan, words: None }, waiter.ask) {
+                Ok(verdict) => Told::Verdict(verdict),
+                Err(_) => Told::WrongType,
+            }
+        }
     });
     let now = mono_now();
     STATE.with(|state| match (&told, turn) {

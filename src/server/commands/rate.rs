@@ -11,7 +11,7 @@ use crate::server::error::Error;
 use crate::server::ffi::context::{mono_now, unix_now, Arg, Ctx};
 use crate::server::ffi::entry_point::ArgVec;
 use crate::server::ffi::key::Holds;
-use crate::server::keyspace::limits as keyspace;
+use crate::server::keyspace::limits::{self as keyspace, Said};
 use crate::server::pacing::{self, Paced};
 use crate::server::state::STATE;
 use crate::server::{config, info};
@@ -27,7 +27,7 @@ struct Terms {
 #[derive(Clone, Copy)]
 enum Mode {
     /// Decide, and wait for so many milliseconds.
-    Decide(u64),
+    Decide(Option<u64>),
     /// Say what the decision would be.
     Peek,
     /// Take, asking nobody.
@@ -76,7 +76,7 @@ impl Terms {
             (None, true, Some(_)) => return Err(Error::Contradiction("PEEK", "WAIT")),
             (Some(at), false, None) => Mode::Take(UnixMillis(at)),
             (None, true, None) => Mode::Peek,
-            (None, false, wait_ms) => Mode::Decide(wait_ms.unwrap_or(0)),
+            (None, false, wait_ms) => Mode::Decide(wait_ms),
         };
         Ok(Self { plan, ask: Ask { units: cost.unwrap_or(1), amount }, mode })
     }
@@ -105,20 +105,22 @@ pub fn ratelimit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         return restore(ctx, name, &mut args);
     }
     let Terms { plan, ask, mode } = Terms::parse(&mut args)?;
+    let plainly = matches!(mode, Mode::Decide(None)) && ask.amount == Amount::Whole;
+    let said = Said { plan: &plan, words: plainly.then_some(argv) };
     let ahead_ms = pacing::line_ahead_ms(ctx.db(), name.bytes());
     let verdict = match (mode, ahead_ms) {
         (Mode::Take(at), _) => {
-            keyspace::take(ctx, name, &plan, ask.units, at)?;
+            keyspace::take(ctx, name, said, ask.units, at)?;
             ctx.reply_status(c"OK");
             return Ok(());
         }
         (Mode::Peek, None) => keyspace::foresee(ctx, name, &plan, ask)?,
-        (Mode::Decide(_), None) => keyspace::decide(ctx, name, &plan, ask)?,
+        (Mode::Decide(_), None) => keyspace::decide(ctx, name, said, ask)?,
         (Mode::Peek | Mode::Decide(_), Some(ahead_ms)) => {
             pacing::behind(keyspace::foresee(ctx, name, &plan, ask)?, ahead_ms)
         }
     };
-    if let (Mode::Decide(wait_ms @ 1..), 0, Some(retry_ms)) = (mode, verdict.allowed, verdict.retry_after_ms) {
+    if let (Mode::Decide(Some(wait_ms @ 1..)), 0, Some(retry_ms)) = (mode, verdict.allowed, verdict.retry_after_ms) {
         let waiting = STATE.with(|state| state.pacing.lines.len() + state.book.waiters().len());
         if waiting < config::max_waiters() && !ctx.situation().denies_blocking() {
             let slot = Slot { db: ctx.db(), key: name.bytes().into() };

@@ -261,21 +261,6 @@ impl<'c> Ctx<'c> {
         assert!(done == OK, "the server refused to replicate {command:?}");
     }
 
-    /// Sends `command key word bytes` to replicas and the AOF.
-    pub fn replicate_bytes(self, command: &'static CStr, key: Arg<'_>, word: &'static CStr, bytes: &[u8]) {
-        let (name, form, start) = (command.as_ptr(), c"scb".as_ptr(), bytes.as_ptr().cast::<c_char>());
-        let done = call!(RedisModule_Replicate(self.raw, name, form, key.raw, word.as_ptr(), start, bytes.len()));
-        assert!(done == OK, "the server refused to replicate {command:?}");
-    }
-
-    /// Sends `command key limit window COST units AT at` to replicas and the AOF.
-    pub fn replicate_taking(self, command: &'static CStr, key: Arg<'_>, numbers: [u64; 4]) {
-        let [limit, window_ms, units, at] = numbers.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-        let (name, form, cost, word) = (command.as_ptr(), c"sllclcl".as_ptr(), c"COST".as_ptr(), c"AT".as_ptr());
-        let done = call!(RedisModule_Replicate(self.raw, name, form, key.raw, limit, window_ms, cost, units, word, at));
-        assert!(done == OK, "the server refused to replicate {command:?}");
-    }
-
     /// Sends `command` with `args` to replicas and the AOF, in the caller's database.
     pub fn replicate(self, command: &'static CStr, args: &[Effect<'_>]) {
         let mut strings = Strings::new(self.raw, args);

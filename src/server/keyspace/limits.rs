@@ -1,8 +1,8 @@
 //! Changes of rate limits: store, TTL, signal, replicate the effect, notify.
 //!
 //! The key goes when nothing counts any more. What is replicated is what was taken and when: a log
-//! is told of the taking (`COST n AT ms`), the small states of the other algorithms are told whole
-//! (`STATE`), which is shorter and needs no arithmetic at the other end.
+//! is told of the taking (`COST n AT ms`), and so is any state where the caller's own words can be
+//! passed on; elsewhere the small states of the other algorithms are told whole (`STATE`).
 
 use crate::engine::rate::codec::pack;
 use crate::engine::rate::rules::{Algorithm, Ask, Plan, Verdict};
@@ -11,9 +11,20 @@ use crate::engine::rate::{Change, Limits};
 use crate::engine::time::UnixMillis;
 use crate::server::error::Error;
 use crate::server::ffi::context::{unix_now, Arg, Ctx, Effect};
+use crate::server::ffi::entry_point::ArgVec;
 use crate::server::ffi::key::{Holds, Key};
 
 const COMMAND: &std::ffi::CStr = c"CACHE.RATELIMIT";
+
+/// The rules of a request, and all of it as the caller wrote it, where that asks for just what it
+/// is given: then `AT` behind it tells what happened.
+#[derive(Clone, Copy)]
+pub struct Said<'p> {
+    /// The rules.
+    pub plan: &'p Plan,
+    /// The command.
+    pub words: Option<ArgVec<'p>>,
+}
 
 /// What under a key can be weighed.
 enum Found {
@@ -35,11 +46,12 @@ fn found(key: &Key<'_>) -> Result<Found, Error> {
 ///
 /// # Errors
 /// [`Error::WrongType`].
-pub fn decide(ctx: Ctx<'_>, name: Arg<'_>, plan: &Plan, ask: Ask) -> Result<Verdict, Error> {
+#[inline]
+pub fn decide(ctx: Ctx<'_>, name: Arg<'_>, plan: Said<'_>, ask: Ask) -> Result<Verdict, Error> {
     let now = unix_now();
     let mut key = ctx.open_write(name);
     if let Some(limits) = key.value_mut::<Limits>() {
-        let decision = limits.decide(plan, ask, now);
+        let decision = limits.decide(plan.plan, ask, now);
         match decision.change {
             Change::None => {}
             Change::Taken => commit(ctx, &mut key, name, Done::Taken(plan, decision.verdict.allowed, now)),
@@ -48,8 +60,8 @@ pub fn decide(ctx: Ctx<'_>, name: Arg<'_>, plan: &Plan, ask: Ask) -> Result<Verd
         return Ok(decision.verdict);
     }
     found(&key)?;
-    let mut limits = Limits::new(plan);
-    let verdict = limits.decide(plan, ask, now).verdict;
+    let mut limits = Limits::new(plan.plan);
+    let verdict = limits.decide(plan.plan, ask, now).verdict;
     if verdict.allowed > 0 {
         key.put(limits);
         commit(ctx, &mut key, name, Done::Taken(plan, verdict.allowed, now));
@@ -74,13 +86,13 @@ pub fn foresee(ctx: Ctx<'_>, name: Arg<'_>, plan: &Plan, ask: Ask) -> Result<Ver
 ///
 /// # Errors
 /// [`Error::WrongType`].
-pub fn take(ctx: Ctx<'_>, name: Arg<'_>, plan: &Plan, units: u64, at: UnixMillis) -> Result<(), Error> {
+pub fn take(ctx: Ctx<'_>, name: Arg<'_>, plan: Said<'_>, units: u64, at: UnixMillis) -> Result<(), Error> {
     let mut key = ctx.open_write(name);
     if let Found::Nothing = found(&key)? {
-        key.put(Limits::new(plan));
+        key.put(Limits::new(plan.plan));
     }
     if let Some(limits) = key.value_mut::<Limits>() {
-        limits.take(plan, units, at);
+        limits.take(plan.plan, units, at);
     }
     commit(ctx, &mut key, name, Done::Taken(plan, units, at));
     Ok(())
@@ -150,7 +162,7 @@ pub fn refund(ctx: Ctx<'_>, key: &mut Key<'_>, name: Arg<'_>, units: u64, at: Un
 /// What happened to the limits under a key.
 enum Done<'p> {
     /// So many units were taken, then, under these rules.
-    Taken(&'p Plan, u64, UnixMillis),
+    Taken(Said<'p>, u64, UnixMillis),
     /// They are what they are now.
     Became,
 }
@@ -159,26 +171,26 @@ fn commit(ctx: Ctx<'_>, key: &mut Key<'_>, name: Arg<'_>, done: Done<'_>) {
     let Some(limits) = key.value::<Limits>() else { return };
     let until = limits.counts_until();
     let state = match done {
-        Done::Taken(plan, ..) if plan.algorithm == Algorithm::Sliding => None,
+        Done::Taken(said, ..) if said.plan.algorithm == Algorithm::Sliding || said.words.is_some() => None,
         Done::Taken(..) | Done::Became => Some(pack(limits)),
     };
     key.expire_at(until);
     ctx.signal_modified(name);
     match (state, done) {
-        (Some(state), _) => ctx.replicate_bytes(COMMAND, name, c"STATE", &state),
+        (Some(state), _) => ctx.replicate_state(COMMAND, name, &state),
         (None, Done::Taken(plan, units, at)) => replicate_taking(ctx, name, plan, units, at),
         (None, Done::Became) => {}
     }
     ctx.notify(c"cache.ratelimit", name);
 }
 
-fn replicate_taking(ctx: Ctx<'_>, name: Arg<'_>, plan: &Plan, units: u64, at: UnixMillis) {
-    if let [rule] = plan.rules() {
-        ctx.replicate_taking(COMMAND, name, [rule.limit, rule.window_ms, units, at.0]);
+fn replicate_taking(ctx: Ctx<'_>, name: Arg<'_>, said: Said<'_>, units: u64, at: UnixMillis) {
+    if let Some(words) = said.words {
+        ctx.replicate_at(COMMAND, words, at.0);
         return;
     }
     let mut words = vec![Effect::Arg(name)];
-    for rule in plan.rules() {
+    for rule in said.plan.rules() {
         words.extend([Effect::Number(rule.limit), Effect::Number(rule.window_ms)]);
     }
     words.extend([Effect::Word(c"COST"), Effect::Number(units), Effect::Word(c"AT"), Effect::Number(at.0)]);
