@@ -6,6 +6,8 @@ Throughput: redis-benchmark, 20 connections, pipelines of 50, one server at a ti
   every one drops an old one. How many keys that takes depends on the contender's own speed, which is measured first.
 - refused: keys that are full, with a window that does not end meanwhile.
 
+Beside requests a second: the server's own processor time for each, which other work on the machine disturbs less.
+
 Memory: MEMORY USAGE of one full key whose requests came 250 ms apart.
 
 Usage: python benches/limits.py [--seconds 4] [--json]
@@ -58,8 +60,9 @@ def command(contender: str, key: str, limit: int, window_ms: int, digest: str) -
     return ["CACHE.RATELIMIT", key, str(limit), str(window_ms), *words]
 
 
-def benchmark(server: Server, words: list[str], keys: int, requests: int) -> float:
-    """Requests a second."""
+def benchmark(server: Server, words: list[str], keys: int, requests: int) -> tuple[float, float]:
+    """Requests a second, and microseconds of the server's processor time for each."""
+    before = cpu_seconds(server)
     tool = Path(server.binary).with_name("benchmark")
     binary = str(tool) if tool.exists() else shutil.which("redis-benchmark") or "valkey-benchmark"
     options = ["-s", server.socket_path, "-c", CONNECTIONS, "-P", PIPELINE, "-n", requests, "-r", keys, "--csv"]
@@ -67,7 +70,12 @@ def benchmark(server: Server, words: list[str], keys: int, requests: int) -> flo
     rate = re.search(r'^"(?!test).*?","([\d.]+)"', done.stdout, re.MULTILINE)
     if not rate:
         raise RuntimeError(done.stdout + done.stderr)
-    return float(rate[1])
+    return float(rate[1]), (cpu_seconds(server) - before) / requests * 1e6
+
+
+def cpu_seconds(server: Server) -> float:
+    info = server.info("cpu")
+    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
 
 def fill(client: RawClient, contender: str, limit: int, digest: str) -> None:
@@ -76,7 +84,7 @@ def fill(client: RawClient, contender: str, limit: int, digest: str) -> None:
         client.pipeline([words] * (limit + 1))
 
 
-def rates(contender: str, limit: int, seconds: float) -> dict[str, float]:
+def rates(contender: str, limit: int, seconds: float) -> dict[str, tuple[float, float]]:
     found = {}
     with Server() as server:
         client = server.raw(timeout=120)
@@ -84,8 +92,8 @@ def rates(contender: str, limit: int, seconds: float) -> dict[str, float]:
         words = command(contender, "key:__rand_int__", limit, WINDOW_MS, digest)
         keys = 1_000
         for _ in range(3):  # more keys are slower, so the first guess is too high
-            keys = max(20, round(benchmark(server, words, keys, 100_000) * WINDOW_MS / 1_000 / (limit / 2)))
-        speed = benchmark(server, words, keys, 200_000)
+            keys = max(20, round(benchmark(server, words, keys, 100_000)[0] * WINDOW_MS / 1_000 / (limit / 2)))
+        speed, _ = benchmark(server, words, keys, 200_000)
         client.call("FLUSHALL")
         found["allowed"] = benchmark(server, words, keys, round(speed * seconds))
         client.call("FLUSHALL")
@@ -118,13 +126,16 @@ def main() -> None:
     if options.json:
         print(json.dumps({"requests_per_second": speed, "bytes_of_a_full_key": size}))
         return
-    print("| | limit | allowed | | refused | |\n|---|---|---|---|---|---|")
-    for limit, contenders in speed.items():
-        base = contenders["sorted set"]
-        for name, found in contenders.items():
-            cells = [f"{found[case] / 1e3:.0f} k/s | {found[case] / base[case]:.1f}" for case in ("allowed", "refused")]
-            print(f"| {name} | {limit} | {' | '.join(cells)} |")
-    print("\n| a full key | limit | bytes | the sorted set's over it |\n|---|---|---|---|")
+    for case in ("allowed", "refused"):
+        print(f"| {case} | limit | requests a second | × | server time each | × |\n|---|---|---|---|---|---|")
+        for limit, contenders in speed.items():
+            base_rate, base_cpu = contenders["sorted set"][case]
+            for name, found in contenders.items():
+                rate, cpu = found[case]
+                cells = f"{rate / 1e3:.0f} k | {rate / base_rate:.1f} | {cpu:.2f} µs | {base_cpu / cpu:.1f}"
+                print(f"| {name} | {limit} | {cells} |")
+        print()
+    print("| a full key | limit | bytes | the sorted set's over it |\n|---|---|---|---|")
     for limit, keys in size.items():
         for name, each in keys.items():
             print(f"| {name} | {limit} | {each} | {keys['sorted set'] / each:.1f} |")
