@@ -22,6 +22,7 @@
 
 mod adapt;
 pub mod codec;
+mod few;
 mod fixed;
 mod gcra;
 mod log;

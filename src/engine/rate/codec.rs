@@ -9,6 +9,7 @@
 //! - fixed: `limit`, `window_ms`, window, units for each rule; the instant of the last taking
 //! - GCRA: interval, parts, burst, and the upper and lower half of `empty_at` for each rule
 
+use super::few::Few;
 use super::fixed::{Count, Fixed};
 use super::gcra::{Bucket, Gcra, Pace};
 use super::log::Log;
@@ -39,7 +40,7 @@ pub fn encode(limits: &Limits, sink: &mut impl Sink) {
         }
         Meter::Fixed(meter) => {
             begin(sink, FIXED, meter.counts.len());
-            for count in &meter.counts {
+            for count in meter.counts.iter() {
                 put_rule(sink, count.rule);
                 sink.put_unsigned(count.window);
                 sink.put_unsigned(count.units);
@@ -48,7 +49,7 @@ pub fn encode(limits: &Limits, sink: &mut impl Sink) {
         }
         Meter::Gcra(meter) => {
             begin(sink, GCRA, meter.buckets.len());
-            for Bucket { pace, empty_at } in &meter.buckets {
+            for Bucket { pace, empty_at } in meter.buckets.iter() {
                 let halves = [(empty_at >> 64) as u64, *empty_at as u64];
                 [pace.interval, pace.parts, pace.burst].iter().chain(&halves).for_each(|n| sink.put_unsigned(*n));
             }
@@ -94,12 +95,8 @@ fn take_within(source: &mut impl Source, min: u64, max: u64) -> Result<u64, Corr
     (min..=max).contains(&value).then_some(value).ok_or(Corrupt::OutOfRange)
 }
 
-fn take_all<T>(count: usize, mut next: impl FnMut() -> Result<T, Corrupt>) -> Result<Vec<T>, Corrupt> {
-    let mut all = Vec::with_capacity(count);
-    for _ in 0..count {
-        all.push(next()?);
-    }
-    Ok(all)
+fn take_all<T>(count: usize, mut next: impl FnMut() -> Result<T, Corrupt>) -> Result<Few<T>, Corrupt> {
+    (0..count).map(|_| next()).collect()
 }
 
 fn take_rule(source: &mut impl Source, algorithm: Algorithm) -> Result<Rule, Corrupt> {

@@ -4,6 +4,7 @@
 //! minute of the clock. A window that begins with the first request was rejected: two keys, or one
 //! key and a dashboard, would then disagree on when the count starts.
 
+use super::few::Few;
 use super::rules::Rule;
 use super::Gauge;
 use crate::engine::time::UnixMillis;
@@ -11,7 +12,7 @@ use crate::engine::time::UnixMillis;
 /// A count a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Fixed {
-    pub counts: Vec<Count>,
+    pub counts: Few<Count>,
     /// When something was last taken.
     pub last: UnixMillis,
 }
@@ -64,7 +65,7 @@ impl Fixed {
     }
 
     pub fn take(&mut self, units: u64, now: UnixMillis) {
-        for count in &mut self.counts {
+        for count in self.counts.iter_mut() {
             count.units = count.units_at(now).saturating_add(units);
             count.window = number(count.rule, now);
         }
@@ -73,7 +74,7 @@ impl Fixed {
 
     pub fn refund(&mut self, units: u64, now: UnixMillis) -> u64 {
         let mut most = 0;
-        for count in &mut self.counts {
+        for count in self.counts.iter_mut() {
             let given = count.units_at(now).min(units);
             count.units = count.units_at(now) - given;
             most = most.max(given);
@@ -84,7 +85,7 @@ impl Fixed {
     /// A count of a window to come counts in the present one.
     pub fn redate(&mut self, now: UnixMillis) -> bool {
         let mut steps_back = false;
-        for count in &mut self.counts {
+        for count in self.counts.iter_mut() {
             let window = number(count.rule, now);
             if count.window > window {
                 count.window = window;
@@ -102,7 +103,7 @@ impl Fixed {
     }
 
     pub fn heap_bytes(&self) -> usize {
-        self.counts.capacity() * size_of::<Count>()
+        self.counts.heap_bytes()
     }
 }
 

@@ -7,6 +7,7 @@
 //! millisecond (`limit` of them): integers, and exact. Nanoseconds were rejected: 3 units a second
 //! come to 999 999 999 of them.
 
+use super::few::Few;
 use super::rules::Rule;
 use super::Gauge;
 use crate::engine::time::UnixMillis;
@@ -14,7 +15,7 @@ use crate::engine::time::UnixMillis;
 /// A bucket a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Gcra {
-    pub buckets: Vec<Bucket>,
+    pub buckets: Few<Bucket>,
 }
 
 /// How a bucket leaks: one unit every `interval / parts` milliseconds.
@@ -137,6 +138,10 @@ impl Bucket {
 }
 
 impl Gcra {
+    pub fn one(bucket: Bucket) -> Self {
+        Self { buckets: Few::One([bucket]) }
+    }
+
     pub fn new(rules: &[Rule]) -> Self {
         Self { buckets: rules.iter().map(|rule| Bucket::new(Pace::of(*rule))).collect() }
     }
@@ -161,7 +166,7 @@ impl Gcra {
     }
 
     pub fn heap_bytes(&self) -> usize {
-        self.buckets.capacity() * size_of::<Bucket>()
+        self.buckets.heap_bytes()
     }
 }
 

@@ -7,6 +7,7 @@
 //! A counter for two neighbouring windows, weighed by their overlap, was rejected: it is constant
 //! in memory, and wrong whenever requests are not spread evenly.
 
+use super::few::Few;
 use super::log::Log;
 use super::rules::Rule;
 use super::Gauge;
@@ -16,7 +17,7 @@ use crate::engine::time::UnixMillis;
 #[derive(Clone, Debug)]
 pub(super) struct Sliding {
     pub log: Log,
-    views: Vec<View>,
+    views: Few<View>,
     /// The latest instant at which the views were moved.
     seen: u64,
 }
@@ -104,7 +105,7 @@ impl Sliding {
         let start = self.log.push(units, now.0);
         let taken = self.log.units - taken_before;
         let (end, last) = (self.log.end(), self.log.last);
-        for view in &mut self.views {
+        for view in self.views.iter_mut() {
             if view.start <= start {
                 view.units += taken;
             } else {
@@ -123,7 +124,7 @@ impl Sliding {
             let Some((popped, start)) = self.log.pop(left) else { break };
             left -= popped;
             let (end, last) = (self.log.end(), self.log.last);
-            for view in &mut self.views {
+            for view in self.views.iter_mut() {
                 if view.start <= start {
                     view.units = view.units.saturating_sub(popped);
                 } else {
@@ -149,7 +150,7 @@ impl Sliding {
     }
 
     pub fn heap_bytes(&self) -> usize {
-        self.log.heap_bytes() + self.views.capacity() * size_of::<View>()
+        self.log.heap_bytes() + self.views.heap_bytes()
     }
 
     /// Looks from `now`, which may lie before the last look: then all over again.
@@ -163,7 +164,7 @@ impl Sliding {
 
     fn look_again(&mut self) {
         let (start, before, units) = (self.log.start(), self.log.origin, self.log.units);
-        for view in &mut self.views {
+        for view in self.views.iter_mut() {
             (view.start, view.before, view.units) = (start, before, units);
         }
         self.seen = self.log.last;

@@ -69,7 +69,7 @@ impl Limits {
     /// Nothing taken yet, under the rule of `throttle`.
     #[must_use]
     pub fn throttled(throttle: &Throttle) -> Self {
-        Self(Meter::Gcra(Gcra { buckets: vec![Bucket::new(throttle.pace)] }))
+        Self(Meter::Gcra(Gcra::one(Bucket::new(throttle.pace))))
     }
 
     /// Asks for `throttle.quantity` units, and takes them if they are there. O(1) on the state of
@@ -100,7 +100,7 @@ impl Limits {
     /// The bucket as it stands, or with what still counts of another.
     fn bucket_at(&self, pace: Pace, now: UnixMillis) -> Bucket {
         match &self.0 {
-            Meter::Gcra(meter) => match meter.buckets.as_slice() {
+            Meter::Gcra(meter) => match &*meter.buckets {
                 [bucket] if bucket.pace.parts == pace.parts => Bucket { pace, ..*bucket },
                 _ => self.to_bucket(pace, now),
             },
@@ -110,11 +110,11 @@ impl Limits {
 
     fn keep(&mut self, bucket: Bucket) {
         match &mut self.0 {
-            Meter::Gcra(meter) => match meter.buckets.as_mut_slice() {
+            Meter::Gcra(meter) => match &mut *meter.buckets {
                 [only] => *only = bucket,
-                _ => meter.buckets = vec![bucket],
+                _ => *meter = Gcra::one(bucket),
             },
-            _ => self.0 = Meter::Gcra(Gcra { buckets: vec![bucket] }),
+            _ => self.0 = Meter::Gcra(Gcra::one(bucket)),
         }
     }
 }
