@@ -23,6 +23,7 @@ from harness import RawClient, Server  # noqa: E402
 PIPELINE = 50
 VALUE = b"v" * 100
 KEYS = 1_000
+RULE = (1_000_000, 36_000_000_000)  # slow enough for keys to stay, high enough for nobody to be refused
 
 
 def key(i: int) -> bytes:
@@ -46,6 +47,10 @@ def fill_tagged(r: RawClient) -> None:
     r.pipeline([("CACHE.SETSM", key(i), VALUE, 3_600_000, "TAGS", 3, *tags(i)) for i in range(KEYS)])
 
 
+def nothing(_: RawClient) -> None:
+    pass
+
+
 def lease_out(r: RawClient) -> None:
     fill_strings(r)
     r.call("CACHE.GETSM", "a-missing-key", "LEASE", 3_600_000)
@@ -63,6 +68,12 @@ COMMANDS = {
         lambda i: ("CACHE.SETSM", key(i), VALUE, 3_600_000, "TAGS", 3, *tags(i)),
     ),
     "GET, a lease is out": (lease_out, lambda i: ("GET", key(i))),
+    "INCR": (nothing, lambda i: ("INCR", key(i))),
+    "RATELIMIT GCRA": (nothing, lambda i: ("CACHE.RATELIMIT", key(i), *RULE, "ALGORITHM", "GCRA")),
+    "RATELIMIT FIXED": (nothing, lambda i: ("CACHE.RATELIMIT", key(i), *RULE, "ALGORITHM", "FIXED")),
+    "RATELIMIT SLIDING": (nothing, lambda i: ("CACHE.RATELIMIT", key(i), *RULE)),
+    "RATELIMIT refused": (nothing, lambda i: ("CACHE.RATELIMIT", key(i), 1, 3_600_000)),
+    "CL.THROTTLE": (nothing, lambda i: ("CL.THROTTLE", key(i), 999_999, 1_000_000, 36_000_000)),
 }
 RATIOS = [
     ("CACHE.GETSM", "GET", 1.15),
@@ -70,6 +81,7 @@ RATIOS = [
     ("CACHE.GETSM, 3 tags", "CACHE.GETSM", 1.05),
     ("CACHE.SETSM, 3 tags", "CACHE.SETSM", 2.0),
     ("GET, a lease is out", "GET", 1.04),
+    ("RATELIMIT GCRA", "INCR", 1.3),
 ]
 
 
@@ -103,14 +115,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--commands", type=int, default=20_000)
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(COMMANDS)}; all by default")
     options = parser.parse_args()
     medians = {}
-    for name in COMMANDS:
+    for name in options.names or COMMANDS:
         runs = [count(name, options.commands) for _ in range(options.starts)]
         medians[name] = statistics.median(runs)
         print(f"{name:24} {medians[name]:8.0f}   {[round(x) for x in runs]}", flush=True)
     print()
     for name, base, limit in RATIOS:
+        if name not in medians or base not in medians:
+            continue
         print(f"{name} / {base}: {medians[name] / medians[base]:.3f} (limit {limit})")
 
 

@@ -12,6 +12,7 @@ pub mod freshness;
 pub mod glob;
 pub mod lease;
 pub mod outbox;
+pub mod rate;
 #[cfg(test)]
 mod sim;
 pub mod tags;

@@ -5,7 +5,7 @@
 //! to the server, when it is unblocked by an operator, or when it is gone.
 
 use super::error::Error;
-use super::ffi::block::{Parked, Tell};
+use super::ffi::block::{Awaited, Parked, Tell};
 use super::ffi::context::{mono_now, Ctx};
 use super::ffi::entry_point::ArgVec;
 use super::pump;
@@ -22,7 +22,8 @@ pub struct Parking {
 }
 
 impl Parking {
-    fn insert(&mut self, id: WaiterId, parked: Parked) {
+    /// Remembers the connection of a waiter.
+    pub fn insert(&mut self, id: WaiterId, parked: Parked) {
         self.parked.insert(id, parked);
         self.waiters.insert(parked, id);
     }
@@ -38,7 +39,9 @@ impl Parking {
         Some(parked)
     }
 
-    fn waiter(&self, parked: Parked) -> Option<WaiterId> {
+    /// The waiter that a parked connection is.
+    #[must_use]
+    pub fn waiter(&self, parked: Parked) -> Option<WaiterId> {
         self.waiters.get(&parked).copied()
     }
 }
@@ -48,7 +51,7 @@ impl Parking {
 ///
 /// # Errors
 /// Those of `tell`.
-pub fn park(ctx: Ctx<'_>, argv: ArgVec<'_>, id: WaiterId, tell: impl Tell) -> Result<(), Error> {
+pub fn park(ctx: Ctx<'_>, argv: ArgVec<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
     if let Some(parked) = ctx.park(tell) {
         STATE.with(|state| state.parking.insert(id, parked));
         return Ok(());
@@ -56,17 +59,41 @@ pub fn park(ctx: Ctx<'_>, argv: ArgVec<'_>, id: WaiterId, tell: impl Tell) -> Re
     tell(ctx, argv, &dismiss(id))
 }
 
-/// An operator unblocked a parked connection; what it is to be told.
-pub fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Answer {
-    // A value may have come in this very turn.
-    pump::resolve_doubts(ctx, pump::CHANGES_PER_TURN);
-    let id = STATE.with(|state| {
-        let id = state.parking.waiter(parked)?;
-        state.parking.take(id).map(|_| id)
-    });
-    let answer = id.map_or(Answer::Leased { left_ms: 0 }, dismiss);
-    pump::schedule(ctx);
-    answer
+impl Awaited for Answer {
+    fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
+        // A value may have come in this very turn.
+        pump::resolve_doubts(ctx, pump::CHANGES_PER_TURN);
+        let id = STATE.with(|state| {
+            let id = state.parking.waiter(parked)?;
+            state.parking.take(id).map(|_| id)
+        });
+        let answer = id.map_or(Answer::Leased { left_ms: 0 }, dismiss);
+        pump::schedule(ctx);
+        answer
+    }
+
+    fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
+        let now = mono_now();
+        let was_parked = STATE.with(|state| {
+            let Some(id) = state.parking.waiter(parked) else { return false };
+            state.parking.take(id);
+            if let Some(Answer::Won(grant)) = state.book.leave(id, now) {
+                state.book.give_back(&grant, now);
+            }
+            true
+        });
+        pump::schedule(ctx);
+        was_parked
+    }
+
+    /// A lease it brought passes to the next in line.
+    fn unheard(&self, ctx: Ctx<'_>) {
+        if let Answer::Won(grant) = self {
+            let now = mono_now();
+            STATE.with(|state| state.book.give_back(grant, now));
+            pump::schedule(ctx);
+        }
+    }
 }
 
 /// Ends the wait of `id`: it is told what had been decided for it, or how things stand.
@@ -78,32 +105,6 @@ fn dismiss(id: WaiterId) -> Answer {
         let undecided = if group { Answer::Look } else { Answer::Leased { left_ms } };
         state.book.leave(id, now).unwrap_or(undecided)
     })
-}
-
-/// A parked connection closed, or the server answered it in our place. False if it is not ours
-/// any more because its answer has been handed to the server.
-pub fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
-    let now = mono_now();
-    let was_parked = STATE.with(|state| {
-        let Some(id) = state.parking.waiter(parked) else { return false };
-        state.parking.take(id);
-        if let Some(Answer::Won(grant)) = state.book.leave(id, now) {
-            state.book.give_back(&grant, now);
-        }
-        true
-    });
-    pump::schedule(ctx);
-    was_parked
-}
-
-/// An answer was decided, but the connection was gone before it was written, or was told an error
-/// instead: a lease it brought passes to the next in line.
-pub fn unheard(ctx: Ctx<'_>, answer: &Answer) {
-    if let Answer::Won(grant) = answer {
-        let now = mono_now();
-        STATE.with(|state| state.book.give_back(grant, now));
-        pump::schedule(ctx);
-    }
 }
 
 /// A connection closed: the leases bound to it end.

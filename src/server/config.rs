@@ -1,11 +1,11 @@
 //! The settings of the module: one table, from which the server's CONFIG, the arguments of
 //! `loadmodule` and the defaults are derived.
 //!
-//! All but one are whole numbers; all may be changed while the server runs.
+//! All but two are whole numbers; all but one may be changed while the server runs.
 
 use crate::engine::freshness::JITTER_PERCENT_MAX;
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 /// One setting, `cacheguard.<name>` to CONFIG.
 pub struct Setting {
@@ -80,6 +80,23 @@ pub fn set_early_beta(text: &[u8]) -> bool {
     beta.inspect(|beta| EARLY_BETA.store(beta.to_bits(), Relaxed)).is_some()
 }
 
+/// The name of the setting that is read once, when the module loads.
+pub const CL_THROTTLE_NAME: &CStr = c"cl-throttle";
+static CL_THROTTLE: AtomicBool = AtomicBool::new(true);
+
+/// Whether `CL.THROTTLE` is one of the module's commands.
+#[must_use]
+pub fn cl_throttle() -> bool {
+    CL_THROTTLE.load(Relaxed)
+}
+
+/// Changes [`cl_throttle`]; false if `text` is neither yes nor no.
+pub fn set_cl_throttle(text: &[u8]) -> bool {
+    let yes = text.eq_ignore_ascii_case(b"yes");
+    CL_THROTTLE.store(yes, Relaxed);
+    yes || text.eq_ignore_ascii_case(b"no")
+}
+
 /// Sets what the arguments of `loadmodule` say: `name value` pairs, names in any case.
 ///
 /// # Errors
@@ -90,6 +107,11 @@ pub fn load_arguments<'a>(mut words: impl Iterator<Item = &'a [u8]>) -> Result<(
         if name.eq_ignore_ascii_case(EARLY_BETA_NAME.to_bytes()) {
             let value = words.next().ok_or(format!("argument {shown} has no value"))?;
             set_early_beta(value).then_some(()).ok_or(format!("argument {shown} must be a number of at least 0"))?;
+            continue;
+        }
+        if name.eq_ignore_ascii_case(CL_THROTTLE_NAME.to_bytes()) {
+            let value = words.next().ok_or(format!("argument {shown} has no value"))?;
+            set_cl_throttle(value).then_some(()).ok_or(format!("argument {shown} must be yes or no"))?;
             continue;
         }
         let setting = SETTINGS

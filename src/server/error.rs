@@ -20,6 +20,29 @@ pub enum Error {
     NotPositive(&'static str),
     /// Two options that exclude each other.
     Contradiction(&'static str, &'static str),
+    /// An argument is none of the words it may be.
+    NotOneOf {
+        /// Which argument.
+        name: &'static str,
+        /// What it may be.
+        words: &'static str,
+    },
+    /// More of something than is allowed.
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The most there may be.
+        most: usize,
+    },
+    /// Something would take longer than the longest duration.
+    TooLate {
+        /// What would.
+        what: &'static str,
+        /// The longest it may take, in milliseconds.
+        ms_max: u64,
+    },
+    /// A payload that no server of this release or an earlier one wrote.
+    BadPayload,
     /// An argument is longer than it may be.
     TooLong {
         /// Which argument.
@@ -53,6 +76,8 @@ pub enum Error {
     NoPermission,
     /// More tags than an entry may have.
     TooManyTags,
+    /// A limit would have to change, and this server follows another one.
+    ReadonlyLimit,
     /// The key moved to another node while the caller waited.
     Moved,
     /// A panic, caught.
@@ -72,6 +97,10 @@ impl Error {
             }
             Self::NotPositive(name) => format!("ERR {name} must be a number above 0"),
             Self::Contradiction(name, other) => format!("ERR {name} cannot be given with {other}"),
+            Self::NotOneOf { name, words } => format!("ERR {name} must be {words}"),
+            Self::TooMany { what, most } => format!("ERR no more than {most} {what} can be given"),
+            Self::TooLate { what, ms_max } => format!("ERR {what} would take longer than {ms_max} ms to come back"),
+            Self::BadPayload => "ERR the payload of STATE is cut, corrupt or from a later release".to_owned(),
             Self::TooLong { name, bytes_max } => format!("ERR {name} must not be longer than {bytes_max} bytes"),
             Self::UnknownOption(word) => {
                 let word = String::from_utf8_lossy(word.get(..OPTION_BYTES_SHOWN).unwrap_or(word)).into_owned();
@@ -89,6 +118,7 @@ impl Error {
             Self::Readonly => "READONLY a replica cannot grant a lease".to_owned(),
             Self::NoPermission => "NOPERM this user may not change all of the entries that have the tag".to_owned(),
             Self::TooManyTags => format!("ERR an entry cannot have more than {TAGS_PER_ENTRY_MAX} tags"),
+            Self::ReadonlyLimit => "READONLY this server became a replica while the caller waited".to_owned(),
             Self::Moved => "TRYAGAIN the key moved to another node while the caller waited".to_owned(),
             Self::Internal => "ERR cacheguard failed and changed nothing; see the server's log".to_owned(),
         }

@@ -31,6 +31,11 @@ pub static SETS: Counter = Counter::new();
 /// Values refused: the lease was another's by then, or the key held a higher version.
 pub static SETS_REFUSED: Counter = Counter::new();
 
+/// Requests that a limit let through.
+pub static LIMITS_ALLOWED: Counter = Counter::new();
+/// Requests that a limit refused.
+pub static LIMITS_REFUSED: Counter = Counter::new();
+
 /// Every field and its value.
 #[must_use]
 pub fn fields() -> Vec<(&'static std::ffi::CStr, u64)> {
@@ -58,6 +63,9 @@ pub fn fields() -> Vec<(&'static std::ffi::CStr, u64)> {
             (c"waits_timed_out", tally.waits_timed_out),
             (c"loads_avoided", tally.loads_avoided),
             (c"load_ms_avoided", tally.load_ms_avoided),
+            (c"limits_allowed", LIMITS_ALLOWED.0.load(Relaxed)),
+            (c"limits_refused", LIMITS_REFUSED.0.load(Relaxed)),
+            (c"limits_waiting", state.pacing.lines.len() as u64),
             (c"panics", PANICS.load(Relaxed)),
         ]
     });

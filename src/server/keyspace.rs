@@ -4,6 +4,8 @@
 //! replicate the effect, notify. What is replicated is what happened (an absolute time, the cost
 //! as measured), never the question.
 
+pub mod limits;
+
 use super::ffi::context::{Arg, Ctx, Effect};
 use super::ffi::key::{Holds, Key};
 use super::state::STATE;

@@ -17,6 +17,7 @@ use super::ffi::context::{mono_now, server_version, Arg, Ctx};
 use super::ffi::events::{self, BeforeSleep};
 use super::ffi::filter;
 use super::ffi::key::Key;
+use super::pacing;
 use super::state::STATE;
 use super::{sweep, tagging};
 use crate::engine::lease::{Doubt, Found};
@@ -46,10 +47,11 @@ pub fn turn(ctx: Ctx<'_>) {
     cluster::refuse_foreign_due(ctx, now);
     STATE.with(|state| (0..CHANGES_PER_TURN).any(|_| !state.book.expire_next(now)));
     sweep::slice(ctx);
+    pacing::turn(ctx, now);
     if server_version() >= VERSION_7_2 {
         answer_some();
     }
-    let more = STATE.with(|state| state.book.has_answers());
+    let more = STATE.with(|state| state.book.has_answers() || state.pacing.lines.has_answers());
     events::before_sleep(ctx, if more { BeforeSleep::Call } else { BeforeSleep::Rest });
     stop_watching(ctx, now);
     schedule(ctx);
@@ -78,7 +80,8 @@ fn answer_some() {
         match next {
             Some((Some(parked), answer)) => parked.answer(answer),
             Some((None, _)) => {}
-            None => break,
+            None if !pacing::answer_next() => break,
+            None => {}
         }
     }
 }
@@ -162,7 +165,10 @@ pub fn saw<'a>(
 
 /// Every key of database `only` (`None`: of all) was removed or replaced.
 pub fn replaced(ctx: Ctx<'_>, only: Option<DbId>) {
-    STATE.with(|state| state.book.doubt_all(only, Doubt::Invalidated));
+    STATE.with(|state| {
+        state.book.doubt_all(only, Doubt::Invalidated);
+        state.pacing.lines.hurry_all(only);
+    });
     schedule(ctx);
 }
 
@@ -177,11 +183,13 @@ pub fn schedule(ctx: Ctx<'_>) {
         if book.leases() > 0 {
             state.watch_until = now.after(if filter::names_clients() { 0 } else { WATCH_LINGER_MS });
         }
-        let at_once = book.has_answers() || book.next_doubted().is_some();
+        let at_once = book.has_answers() || book.next_doubted().is_some() || state.pacing.has_work();
         let due = if at_once { Some(MonoMillis(0)) } else { book.next_due() };
         let lingers = state.watch.is_some() && book.leases() == 0;
         let held_back = state.next_look_at_held_back(now);
-        let due = [due, probe, sweeps, held_back, lingers.then_some(state.watch_until)].into_iter().flatten().min();
+        let paced = state.pacing.next_due();
+        let due = [due, probe, sweeps, held_back, paced, lingers.then_some(state.watch_until)];
+        let due = due.into_iter().flatten().min();
         (due, book.leases() > 0 && state.watch.is_none())
     });
     if starts {

@@ -8,6 +8,7 @@ use super::ffi::events::BeforeSleep;
 use super::ffi::filter::Filter;
 use super::ffi::main_thread::MainThread;
 use super::ffi::timer::Timer;
+use super::pacing::Pacing;
 use crate::engine::lease::{LeaseBook, Token};
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::Slot;
@@ -19,6 +20,8 @@ pub struct State {
     pub book: LeaseBook,
     /// Which connection each waiter is.
     pub parking: Parking,
+    /// Who waits for units of a limit.
+    pub pacing: Pacing,
     /// The timer that is set, and when it fires.
     pub timer: Option<(Timer, MonoMillis)>,
     /// The filter, while it is in place, and what it has seen.
@@ -43,6 +46,7 @@ impl Default for State {
             // The generator of the thread is a cryptographic one, seeded by the system.
             book: LeaseBook::new(|| Token(rand::random())),
             parking: Parking::default(),
+            pacing: Pacing::default(),
             timer: None,
             watch: None,
             in_cluster: false,

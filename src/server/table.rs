@@ -3,6 +3,8 @@
 //! From a row the server learns the command's name, arity, flags, keys, ACL categories and
 //! documentation; the docs pages and the tests are checked against what it then says.
 
+pub mod limits;
+
 use super::commands::{admin, invalidate, lease, read, tags, write};
 use super::ffi::entry_point::{entry_point, EntryPoint};
 use std::ffi::CStr;
@@ -152,8 +154,12 @@ const SPECIAL: Option<&CStr> = Some(c"nondeterministic_output request_policy:spe
 /// What holders do changes no data.
 const HOLDS: &CStr = c"may-replicate fast";
 
-/// Every command of the module.
-pub static COMMANDS: &[Command] = &[
+/// Every command of the module, but for [`limits::CL_THROTTLE`], which is not always ours.
+pub fn commands() -> impl Iterator<Item = &'static Command> {
+    CACHE.iter().chain(limits::COMMANDS)
+}
+
+static CACHE: &[Command] = &[
     Command {
         name: c"cache.getsm",
         enter: entry_point(read::getsm),

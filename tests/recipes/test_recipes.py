@@ -1,5 +1,6 @@
 """The code of the pages in docs/recipes, taken from them and run. Each does what its page says."""
 
+import asyncio
 import re
 import threading
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
 from harness import Server, eventually
 
@@ -308,3 +310,75 @@ def test_one_connection(server: Server, recipe: Callable[[str], Recipe]) -> None
     assert names["page"](2, news) == b"2 version 1", "the lease ended without a value, and it asked again"
     news.pubsub.unsubscribe()
     eventually(lambda: not news.pubsub.subscribed, message="it does not listen any more")
+
+
+def test_rate_limit_wsgi(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names = recipe("rate-limit")
+    names["POLICIES"].update(burst=(3, 600_000))
+    names["RULES"][:2] = [3, 600_000]
+
+    def app(environ: dict[str, str], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/html")])
+        return [b"hello"]
+
+    def get(limited: Any, address: str) -> tuple[str, dict[str, str], bytes]:
+        told: list[Any] = []
+        body = b"".join(limited({"REMOTE_ADDR": address}, lambda *words: told.extend(words)))
+        return told[0], dict(told[1]), body
+
+    limited = names["LimitedWsgi"](app, names["r"])
+    for left in (2, 1, 0):
+        status, headers, body = get(limited, "::1")
+        assert (status, body, headers["Content-Type"]) == ("200 OK", b"hello", "text/html")
+        assert headers["RateLimit"] == f'"burst";r={left};t=600' and "Retry-After" not in headers
+    assert headers["RateLimit-Policy"] == '"burst";q=3;w=600, "hour";q=1000;w=3600'
+    status, headers, body = get(limited, "::1")
+    assert (status, body) == ("429 Too Many Requests", b"too many requests\n")
+    assert 500 < int(headers["Retry-After"]) <= 600 and headers["RateLimit"].startswith('"burst";r=0;t=')
+    assert get(limited, "::2")[0] == "200 OK", "each client has a limit of its own"
+    gone = names["LimitedWsgi"](app, redis.Redis(unix_socket_path="/nowhere"))
+    assert get(gone, "::1")[2] == b"hello"
+
+
+def test_rate_limit_asgi(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names = recipe("rate-limit")
+    names["POLICIES"].update(burst=(2, 600_000))
+    names["RULES"][:2] = [2, 600_000]
+
+    async def app(scope: dict[str, Any], receive: Any, send: Callable[..., Any]) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    async def run() -> list[list[dict[str, Any]]]:
+        client = redis.asyncio.Redis(unix_socket_path=server.socket_path)
+        limited, seen = names["LimitedAsgi"](app, client), []
+        for _ in range(3):
+            sent: list[dict[str, Any]] = []
+
+            async def send(message: dict[str, Any], sent: list[dict[str, Any]] = sent) -> None:
+                sent.append(message)
+
+            await limited({"type": "http", "client": ("::1", 5)}, None, send)
+            seen.append(sent)
+        await client.aclose()
+        return seen
+
+    answers = asyncio.run(run())
+    assert [start["status"] for start, _ in answers] == [200, 200, 429]
+    assert [body["body"] for _, body in answers] == [b"hello", b"hello", b"too many requests\n"]
+    assert dict(answers[0][0]["headers"])[b"ratelimit"] == b'"burst";r=1;t=600'
+    assert dict(answers[0][0]["headers"])[b"x"] == b"y"
+    assert 500 < int(dict(answers[2][0]["headers"])[b"retry-after"]) <= 600
+
+
+def test_pacing(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names = recipe("pacing")
+    made: list[int] = []
+    refused = server.stats()["limits_refused"]
+    assert together(20, lambda: names["in_turn"](made.append, 1)) == [None] * 20
+    assert made == [1] * 20 and server.stats()["limits_refused"] == refused
+    names["EVERY_MS"], names["WAIT_MS"] = 600_000, 1
+    server.call("FLUSHALL")
+    names["in_turn"](made.append, 1)
+    with pytest.raises(names["Busy"]):
+        names["in_turn"](made.append, 1)

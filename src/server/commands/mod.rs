@@ -4,6 +4,8 @@ pub mod admin;
 pub mod invalidate;
 pub mod lease;
 pub mod look;
+pub mod rate;
 pub mod read;
 pub mod tags;
+pub mod throttle;
 pub mod write;

@@ -27,6 +27,11 @@ impl<'c> ArgVec<'c> {
         self.0.len()
     }
 
+    /// What follows the name, as the server's functions take it.
+    pub(super) fn words(self) -> &'c [*mut raw::RedisModuleString] {
+        self.0.get(1..).unwrap_or_default()
+    }
+
     /// The argument at `at`; the name is at 0.
     #[must_use]
     pub fn get(self, at: usize) -> Option<Arg<'c>> {

@@ -101,7 +101,10 @@ unsafe extern "C" fn role_changed(
 ) {
     guarded((), || {
         if role == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_REPLICA {
-            STATE.with(|state| state.book.forget_all(&Answer::Readonly));
+            STATE.with(|state| {
+                state.book.forget_all(&Answer::Readonly);
+                state.pacing.forget_all();
+            });
         }
         // A new primary has to delete what its own may have left.
         pump::schedule(Ctx::new(ctx));

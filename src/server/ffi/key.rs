@@ -62,6 +62,17 @@ impl<'c> Ctx<'c> {
         call!(RedisModule_SignalModifiedKey(self.raw, name.raw));
     }
 
+    /// Runs `act` on the key `name` of database `db`, from outside a command.
+    pub fn within<T>(self, db: i32, name: &[u8], act: impl FnOnce(Arg<'_>) -> T) -> T {
+        let selected = self.db();
+        self.select_db(db);
+        let string = call!(RedisModule_CreateString(self.raw, name.as_ptr().cast(), name.len()));
+        let done = act(Arg::new(string));
+        call!(RedisModule_FreeString(self.raw, string));
+        self.select_db(selected);
+        done
+    }
+
     /// Runs `look` on the key `name` of database `db`, from outside a command.
     pub fn look_at<T>(self, db: i32, name: &[u8], look: impl FnOnce(Option<Key<'_>>, Arg<'_>) -> T) -> T {
         let selected = self.db();

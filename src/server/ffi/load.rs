@@ -6,10 +6,12 @@ use super::context::{bytes_of, Ctx, Level};
 use super::entry_point::{guarded, install_panic_hook};
 use super::{events, types, OK};
 use crate::engine::entry::Entry;
+use crate::engine::rate::Limits;
 use crate::server::config::{self, Setting};
 use crate::server::info;
 use crate::server::state::STATE;
-use crate::server::table::{Access, ArgDoc, ArgKind, Command, Keys, Times, COMMANDS};
+use crate::server::table::limits::CL_THROTTLE;
+use crate::server::table::{commands, Access, ArgDoc, ArgKind, Command, Keys, Times};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_longlong, c_void, CString};
 use std::ptr::{null, null_mut};
@@ -66,18 +68,24 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     call!(RedisModule_SetModuleOptions(ctx, options as c_int));
     config::load_arguments(argv.iter().map(|arg| bytes_of(*arg)))?;
     accept(types::register::<Entry>(ctx), "the type cg-cached")?;
+    accept(types::register::<Limits>(ctx), "the type cg-limits")?;
     let in_cluster = Ctx::new(ctx).situation().is_cluster();
     STATE.with(|state| state.in_cluster = in_cluster);
     let category =
         has!(RedisModule_AddACLCategory) && call!(RedisModule_AddACLCategory(ctx, MODULE_NAME.as_ptr())) == OK;
-    for command in COMMANDS {
+    for command in commands() {
         accept(register_command(ctx, command, category), &command.name.to_string_lossy())?;
     }
     for setting in config::SETTINGS {
         accept(register_setting(ctx, setting), &setting.name.to_string_lossy())?;
     }
     accept(register_early_beta(ctx), "early-beta")?;
+    accept(register_cl_throttle(ctx), "cl-throttle")?;
     accept(call!(RedisModule_LoadConfigs(ctx)) == OK, "the configuration")?;
+    // Known only now; and where another module has the command, it keeps it.
+    if config::cl_throttle() && !exists(ctx, &CL_THROTTLE) {
+        accept(register_command(ctx, &CL_THROTTLE, category), "cl.throttle")?;
+    }
     accept(call!(RedisModule_RegisterInfoFunc(ctx, Some(inform))) == OK, "INFO")?;
     accept(events::subscribe(ctx), "server events")
 }
@@ -88,6 +96,20 @@ const VALKEY_OPTION_SLOT_MIGRATION: u32 = 1 << 5;
 
 fn accept(accepted: bool, what: &str) -> Result<(), String> {
     accepted.then_some(()).ok_or(format!("the server refused {what}"))
+}
+
+/// True if the server has a command of that name already.
+fn exists(ctx: *mut raw::RedisModuleCtx, row: &Command) -> bool {
+    let name = row.name.to_bytes();
+    let (format, start) = (c"cb".as_ptr(), name.as_ptr().cast::<c_char>());
+    let reply = call!(RedisModule_Call(ctx, c"COMMAND".as_ptr(), format, c"INFO".as_ptr(), start, name.len()));
+    if reply.is_null() {
+        return false;
+    }
+    let row = call!(RedisModule_CallReplyArrayElement(reply, 0));
+    let found = !row.is_null() && call!(RedisModule_CallReplyType(row)) == raw::REDISMODULE_REPLY_ARRAY as c_int;
+    call!(RedisModule_FreeCallReply(reply));
+    found
 }
 
 fn register_command(ctx: *mut raw::RedisModuleCtx, row: &Command, category: bool) -> bool {
@@ -296,6 +318,34 @@ unsafe extern "C" fn set_early_beta(
     // SAFETY: the server passes a place for the message, and frees it.
     unsafe { *error = message };
     ERR
+}
+
+fn register_cl_throttle(ctx: *mut raw::RedisModuleCtx) -> bool {
+    let done = call!(RedisModule_RegisterBoolConfig(
+        ctx,
+        config::CL_THROTTLE_NAME.as_ptr(),
+        config::cl_throttle().into(),
+        raw::REDISMODULE_CONFIG_IMMUTABLE,
+        Some(get_cl_throttle),
+        Some(set_cl_throttle),
+        None,
+        null_mut()
+    ));
+    done == OK
+}
+
+unsafe extern "C" fn get_cl_throttle(_name: *const c_char, _privdata: *mut c_void) -> c_int {
+    config::cl_throttle().into()
+}
+
+unsafe extern "C" fn set_cl_throttle(
+    _name: *const c_char,
+    value: c_int,
+    _privdata: *mut c_void,
+    _error: *mut *mut raw::RedisModuleString,
+) -> c_int {
+    config::set_cl_throttle(if value == 0 { b"no" } else { b"yes" });
+    OK
 }
 
 unsafe extern "C" fn inform(ctx: *mut raw::RedisModuleInfoCtx, crash_report: c_int) {

@@ -42,6 +42,7 @@ pub mod filter;
 pub mod key;
 pub mod load;
 pub mod main_thread;
+pub mod taking;
 pub mod timer;
 pub mod types;
 

@@ -1,0 +1,253 @@
+//! Rate limits: how many units a key may spend in a window, by three algorithms and several rules.
+//!
+//! A key holds one [`Limits`]: what was taken, as one of three meters counts it.
+//!
+//! ```text
+//! SLIDING  a log of what was taken when        exact; memory grows with the limit
+//! FIXED    a count a window, windows aligned   cheapest to explain; twice the limit around a border
+//! GCRA     one instant a rule                  smallest; a full burst, then evenly spaced
+//! ```
+//!
+//! **Decide, then take.** [`Limits::decide`] weighs a request against all rules and takes its units
+//! from all of them or from none. [`Limits::take`] takes without asking, at a given time: that is
+//! the effect that replicas and the AOF see, and `decide` does nothing else to the state, so both
+//! end with the same bytes. What is merely derived (how far a rule has looked into the log) is
+//! neither saved nor compared.
+//!
+//! **The clock may step.** Forward, things are over earlier than they should be; nothing can be
+//! done about that. Back, what was taken seems to lie in the future, and is dated to now: nothing
+//! is forgotten, and nobody is locked out for longer than one window. That is the one thing that a
+//! refusal may change. Deciding against the old dates until the clock has caught up was rejected:
+//! an hour's step would lock everybody out for an hour.
+
+mod adapt;
+pub mod codec;
+mod few;
+mod fixed;
+mod gcra;
+mod log;
+pub mod queue;
+pub mod rules;
+mod sliding;
+#[cfg(test)]
+mod tests;
+pub mod throttle;
+mod varint;
+
+use super::time::UnixMillis;
+use fixed::Fixed;
+use gcra::Gcra;
+use rules::{Algorithm, Amount, Ask, Plan, Verdict};
+use sliding::Sliding;
+
+/// The latest instant that is counted with; a later one is taken as this.
+pub const INSTANT_MAX: UnixMillis = UnixMillis(i64::MAX as u64 / 2);
+
+/// What was taken from a key, and under which rules.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits(Meter);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Meter {
+    Sliding(Sliding),
+    Fixed(Fixed),
+    Gcra(Gcra),
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What the caller is told.
+    pub verdict: Verdict,
+    /// What has to be stored and replicated.
+    pub change: Change,
+}
+
+/// How a decision changed the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Not at all.
+    None,
+    /// The units allowed were taken.
+    Taken,
+    /// Refused, but the clock had stepped back and the state was dated anew.
+    Redated,
+}
+
+/// What a meter knows of each of its rules, numbered as they were given. The clock has not stepped
+/// back since the meter was dated.
+trait Gauge {
+    /// How many rules there are.
+    fn rules(&self) -> usize;
+    /// The most that the rule `at` lets through at once.
+    fn limit(&self, at: usize) -> u64;
+    /// Units that it would let through now.
+    fn room(&mut self, at: usize, now: UnixMillis) -> u64;
+    /// Milliseconds until it has room for `units`, for which it has none now; `None`: never.
+    fn retry_ms(&self, at: usize, units: u64, now: UnixMillis) -> Option<u64>;
+    /// Milliseconds until all of its room is back, once `units` more are taken.
+    fn reset_ms(&self, at: usize, units: u64, now: UnixMillis) -> u64;
+}
+
+macro_rules! each_meter {
+    ($limits:expr, $meter:ident => $do:expr) => {
+        match $limits {
+            Meter::Sliding($meter) => $do,
+            Meter::Fixed($meter) => $do,
+            Meter::Gcra($meter) => $do,
+        }
+    };
+}
+
+impl Limits {
+    /// Nothing taken yet.
+    #[must_use]
+    pub fn new(plan: &Plan) -> Self {
+        Self(match plan.algorithm {
+            Algorithm::Sliding => Meter::Sliding(Sliding::new(plan.rules())),
+            Algorithm::Fixed => Meter::Fixed(Fixed::new(plan.rules())),
+            Algorithm::Gcra => Meter::Gcra(Gcra::new(plan.rules())),
+        })
+    }
+
+    /// Weighs `ask` against the rules of `plan` and takes what is allowed. Rules other than those
+    /// of the last request replace them once something is taken under them.
+    ///
+    /// O(rules) amortized; a refused request of many units looks at as many entries of a log.
+    pub fn decide(&mut self, plan: &Plan, ask: Ask, now: UnixMillis) -> Decision {
+        let now = now.min(INSTANT_MAX);
+        let redated = self.redate(now);
+        let verdict = if self.follows(plan) {
+            self.decide_as_is(ask, now)
+        } else {
+            let mut next = self.adapted(plan, now);
+            let verdict = next.decide_as_is(ask, now);
+            if verdict.allowed > 0 {
+                *self = next;
+            }
+            verdict
+        };
+        let change = match verdict.allowed {
+            0 if redated => Change::Redated,
+            0 => Change::None,
+            _ => Change::Taken,
+        };
+        Decision { verdict, change }
+    }
+
+    #[inline]
+    fn decide_as_is(&mut self, ask: Ask, now: UnixMillis) -> Verdict {
+        each_meter!(&mut self.0, meter => {
+            let verdict = weigh(meter, ask, now);
+            if verdict.allowed > 0 {
+                meter.take(verdict.allowed, now);
+            }
+            verdict
+        })
+    }
+
+    /// What [`Self::decide`] would say; changes nothing.
+    #[must_use]
+    pub fn foresee(&self, plan: &Plan, ask: Ask, now: UnixMillis) -> Verdict {
+        let now = now.min(INSTANT_MAX);
+        let mut copy = self.clone();
+        copy.redate(now);
+        copy.adapt(plan, now);
+        each_meter!(&mut copy.0, meter => weigh(meter, ask, now))
+    }
+
+    /// Takes `units` at `at` under the rules of `plan`, asking nobody: the effect of a decision.
+    pub fn take(&mut self, plan: &Plan, units: u64, at: UnixMillis) {
+        let at = at.min(INSTANT_MAX);
+        self.redate(at);
+        self.adapt(plan, at);
+        each_meter!(&mut self.0, meter => meter.take(units, at));
+    }
+
+    /// Gives back up to `units` of those that were taken last and still count at `at`; how many.
+    /// With several rules, the most that any of them was given back.
+    pub fn refund(&mut self, units: u64, at: UnixMillis) -> u64 {
+        let at = at.min(INSTANT_MAX);
+        self.redate(at);
+        each_meter!(&mut self.0, meter => meter.refund(units, at))
+    }
+
+    /// When nothing counts any more; `None` if nothing does now.
+    #[must_use]
+    pub fn counts_until(&self) -> Option<UnixMillis> {
+        each_meter!(&self.0, meter => meter.counts_until()).map(|at| at.min(INSTANT_MAX))
+    }
+
+    /// How requests are counted.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        match self.0 {
+            Meter::Sliding(_) => Algorithm::Sliding,
+            Meter::Fixed(_) => Algorithm::Fixed,
+            Meter::Gcra(_) => Algorithm::Gcra,
+        }
+    }
+
+    /// How much there is to free or to copy, in bytes beside the value itself.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        each_meter!(&self.0, meter => meter.heap_bytes())
+    }
+
+    /// Dates what lies in the future of `now` to now; true if anything did.
+    fn redate(&mut self, now: UnixMillis) -> bool {
+        each_meter!(&mut self.0, meter => meter.redate(now))
+    }
+}
+
+/// What `ask` gets from all rules together. The tightest rule speaks: of several that refuse, the
+/// one that refuses longest; of several that allow, the one with the least left, then the one that
+/// takes longest to be whole again; then the first.
+#[inline]
+fn weigh(meter: &mut impl Gauge, ask: Ask, now: UnixMillis) -> Verdict {
+    let (mut tightest, mut room) = (0, u64::MAX);
+    for at in 0..meter.rules() {
+        let left = meter.room(at, now);
+        let longer = || meter.reset_ms(at, ask.units, now) > meter.reset_ms(tightest, ask.units, now);
+        if left < room || left == room && at > 0 && longer() {
+            (tightest, room) = (at, left);
+        }
+    }
+    let allowed = match ask.amount {
+        Amount::Whole if ask.units > room => 0,
+        Amount::Whole => ask.units,
+        Amount::Partial => ask.units.min(room),
+    };
+    if allowed == 0 {
+        return refuse(meter, ask, now);
+    }
+    Verdict {
+        allowed,
+        limit: meter.limit(tightest),
+        remaining: room - allowed,
+        retry_after_ms: Some(0),
+        reset_ms: meter.reset_ms(tightest, allowed, now),
+    }
+}
+
+#[cold]
+fn refuse(meter: &mut impl Gauge, ask: Ask, now: UnixMillis) -> Verdict {
+    let needed = match ask.amount {
+        Amount::Whole => ask.units,
+        Amount::Partial => 1,
+    };
+    let mut longest = Verdict { allowed: 0, limit: 0, remaining: 0, retry_after_ms: Some(0), reset_ms: 0 };
+    for at in 0..meter.rules() {
+        let room = meter.room(at, now);
+        if room >= needed {
+            continue;
+        }
+        let retry_after_ms = meter.retry_ms(at, needed, now);
+        let (this, so_far) = (retry_after_ms.unwrap_or(u64::MAX), longest.retry_after_ms.unwrap_or(u64::MAX));
+        if this > so_far {
+            let (limit, reset_ms) = (meter.limit(at), meter.reset_ms(at, 0, now));
+            longest = Verdict { allowed: 0, limit, remaining: room, retry_after_ms, reset_ms };
+        }
+    }
+    longest
+}

@@ -1,0 +1,136 @@
+//! FIXED: what was taken since the last multiple of the window.
+//!
+//! Windows are aligned to 1970-01-01 UTC, the same for all keys: one of a minute begins with each
+//! minute of the clock. A window that begins with the first request was rejected: two keys, or one
+//! key and a dashboard, would then disagree on when the count starts.
+
+use super::few::Few;
+use super::rules::Rule;
+use super::Gauge;
+use crate::engine::time::UnixMillis;
+
+/// A count a rule.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Fixed {
+    pub counts: Few<Count>,
+    /// When something was last taken.
+    pub last: UnixMillis,
+}
+
+/// What was taken in one window of a rule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Count {
+    pub rule: Rule,
+    /// Which window, counted from 1970.
+    pub window: u64,
+    pub units: u64,
+}
+
+impl Count {
+    pub fn new(rule: Rule, now: UnixMillis) -> Self {
+        Self { rule, window: number(rule, now), units: 0 }
+    }
+
+    /// What counts at `now`.
+    pub fn units_at(&self, now: UnixMillis) -> u64 {
+        if number(self.rule, now) > self.window {
+            0
+        } else {
+            self.units
+        }
+    }
+
+    /// When its window begins.
+    pub fn start(&self) -> UnixMillis {
+        UnixMillis(self.window.saturating_mul(self.rule.window_ms))
+    }
+
+    fn end(&self) -> UnixMillis {
+        self.start().after(self.rule.window_ms)
+    }
+}
+
+fn number(rule: Rule, now: UnixMillis) -> u64 {
+    now.0 / rule.window_ms.max(1)
+}
+
+impl Fixed {
+    pub fn new(rules: &[Rule]) -> Self {
+        let last = UnixMillis(0);
+        Self { counts: rules.iter().map(|rule| Count::new(*rule, last)).collect(), last }
+    }
+
+    pub fn rules(&self) -> impl ExactSizeIterator<Item = Rule> + '_ {
+        self.counts.iter().map(|count| count.rule)
+    }
+
+    pub fn take(&mut self, units: u64, now: UnixMillis) {
+        for count in self.counts.iter_mut() {
+            count.units = count.units_at(now).saturating_add(units);
+            count.window = number(count.rule, now);
+        }
+        self.last = now;
+    }
+
+    pub fn refund(&mut self, units: u64, now: UnixMillis) -> u64 {
+        let mut most = 0;
+        for count in self.counts.iter_mut() {
+            let given = count.units_at(now).min(units);
+            count.units = count.units_at(now) - given;
+            most = most.max(given);
+        }
+        most
+    }
+
+    /// A count of a window to come counts in the present one.
+    pub fn redate(&mut self, now: UnixMillis) -> bool {
+        let mut steps_back = false;
+        for count in self.counts.iter_mut() {
+            let window = number(count.rule, now);
+            if count.window > window {
+                count.window = window;
+                steps_back = true;
+            }
+        }
+        if steps_back {
+            self.last = now;
+        }
+        steps_back
+    }
+
+    pub fn counts_until(&self) -> Option<UnixMillis> {
+        self.counts.iter().filter(|count| count.units > 0).map(Count::end).max()
+    }
+
+    pub fn heap_bytes(&self) -> usize {
+        self.counts.heap_bytes()
+    }
+}
+
+impl Gauge for Fixed {
+    fn rules(&self) -> usize {
+        self.counts.len()
+    }
+
+    fn limit(&self, at: usize) -> u64 {
+        self.counts.get(at).map_or(0, |count| count.rule.limit)
+    }
+
+    fn room(&mut self, at: usize, now: UnixMillis) -> u64 {
+        self.counts.get(at).map_or(0, |count| count.rule.limit.saturating_sub(count.units_at(now)))
+    }
+
+    fn retry_ms(&self, at: usize, units: u64, now: UnixMillis) -> Option<u64> {
+        let count = self.counts.get(at)?;
+        (units <= count.rule.limit).then(|| count.end().since(now))
+    }
+
+    fn reset_ms(&self, at: usize, units: u64, now: UnixMillis) -> u64 {
+        match self.counts.get(at) {
+            Some(count) if count.units_at(now) + units > 0 => {
+                Count { window: number(count.rule, now), ..*count }.end().since(now)
+            }
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! `CACHE.RATELIMIT` and `CACHE.REFUND`: limits of how much may be done in a time.
+
+use crate::engine::rate::codec::unpack;
+use crate::engine::rate::queue::Waiter;
+use crate::engine::rate::rules::{Algorithm, Amount, Ask, Plan, Rule, Verdict, RULES_MAX, UNITS_MAX};
+use crate::engine::rate::{Limits, INSTANT_MAX};
+use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
+use crate::engine::waiters::Slot;
+use crate::server::args::{Args, Word};
+use crate::server::error::Error;
+use crate::server::ffi::context::{mono_now, unix_now, Arg, Ctx};
+use crate::server::ffi::entry_point::ArgVec;
+use crate::server::ffi::key::Holds;
+use crate::server::keyspace::limits::{self as keyspace, Said};
+use crate::server::pacing::{self, Paced};
+use crate::server::state::STATE;
+use crate::server::{config, info};
+
+/// What a caller asks for beside the key.
+struct Terms {
+    plan: Plan,
+    ask: Ask,
+    mode: Mode,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy)]
+enum Mode {
+    /// Decide, and wait for so many milliseconds.
+    Decide(Option<u64>),
+    /// Say what the decision would be.
+    Peek,
+    /// Take, asking nobody.
+    Take(UnixMillis),
+}
+
+impl Terms {
+    fn parse(args: &mut Args<'_>) -> Result<Self, Error> {
+        let mut plan = Plan::new(Algorithm::default());
+        loop {
+            let limit = args.integer("limit", 1, UNITS_MAX)?;
+            let rule = Rule { limit, window_ms: args.integer("window", 1, DURATION_MS_MAX)? };
+            if !plan.push(rule) {
+                return Err(Error::TooMany { what: "rules", most: RULES_MAX });
+            }
+            if !args.peek("limit").is_ok_and(|next| starts_a_number(next)) {
+                break;
+            }
+        }
+        let (mut cost, mut algorithm, mut wait_ms, mut at) = (None, None, None, None);
+        let (mut amount, mut peek) = (Amount::Whole, false);
+        while let Some(word) = args.option() {
+            match word.as_bytes() {
+                b"COST" => args.integer_once(&mut cost, "COST", 1, UNITS_MAX)?,
+                b"ALGORITHM" => args.once(&mut algorithm, "ALGORITHM")?,
+                b"WAIT" => args.integer_once(&mut wait_ms, "WAIT", 0, DURATION_MS_MAX)?,
+                b"AT" => args.integer_once(&mut at, "AT", 1, INSTANT_MAX.0)?,
+                b"PEEK" if !peek => peek = true,
+                b"PEEK" => return Err(Error::Repeated("PEEK")),
+                b"PARTIAL" if amount == Amount::Whole => amount = Amount::Partial,
+                b"PARTIAL" => return Err(Error::Repeated("PARTIAL")),
+                _ => return Err(args.unknown()),
+            }
+        }
+        if let Some(name) = algorithm {
+            plan.algorithm = parse_algorithm(name)?;
+        }
+        let units_max = plan.algorithm.units_max();
+        if plan.rules().iter().any(|rule| rule.limit > units_max) {
+            return Err(Error::NotInteger { name: "limit", min: 1, max: units_max });
+        }
+        let mode = match (at, peek, wait_ms) {
+            (Some(_), true, _) => return Err(Error::Contradiction("AT", "PEEK")),
+            (Some(_), _, Some(_)) => return Err(Error::Contradiction("AT", "WAIT")),
+            (Some(_), ..) if amount == Amount::Partial => return Err(Error::Contradiction("AT", "PARTIAL")),
+            (None, true, Some(_)) => return Err(Error::Contradiction("PEEK", "WAIT")),
+            (Some(at), false, None) => Mode::Take(UnixMillis(at)),
+            (None, true, None) => Mode::Peek,
+            (None, false, wait_ms) => Mode::Decide(wait_ms),
+        };
+        Ok(Self { plan, ask: Ask { units: cost.unwrap_or(1), amount }, mode })
+    }
+}
+
+/// True for what can only be meant as a number: options begin with a letter.
+fn starts_a_number(arg: Arg<'_>) -> bool {
+    arg.bytes().first().is_none_or(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.'))
+}
+
+fn parse_algorithm(name: Arg<'_>) -> Result<Algorithm, Error> {
+    match Word::new(name.bytes()).as_bytes() {
+        b"SLIDING" => Ok(Algorithm::Sliding),
+        b"FIXED" => Ok(Algorithm::Fixed),
+        b"GCRA" => Ok(Algorithm::Gcra),
+        _ => Err(Error::NotOneOf { name: "ALGORITHM", words: "SLIDING, FIXED or GCRA" }),
+    }
+}
+
+/// `CACHE.RATELIMIT key limit window [limit window ...] [COST n] [ALGORITHM SLIDING|FIXED|GCRA]
+/// [PEEK] [PARTIAL] [WAIT ms] [AT unix-ms]`, or `CACHE.RATELIMIT key STATE payload`
+pub fn ratelimit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
+    let mut args = Args::new(argv);
+    let name = args.next("key")?;
+    if args.peek("limit").is_ok_and(|next| Word::new(next.bytes()).as_bytes() == b"STATE") {
+        return restore(ctx, name, &mut args);
+    }
+    let Terms { plan, ask, mode } = Terms::parse(&mut args)?;
+    let plainly = matches!(mode, Mode::Decide(None)) && ask.amount == Amount::Whole;
+    let said = Said { plan: &plan, words: plainly.then_some(argv) };
+    let ahead_ms = pacing::line_ahead_ms(ctx.db(), name.bytes());
+    let verdict = match (mode, ahead_ms) {
+        (Mode::Take(at), _) => {
+            keyspace::take(ctx, name, said, ask.units, at)?;
+            ctx.reply_status(c"OK");
+            return Ok(());
+        }
+        (Mode::Peek, None) => keyspace::foresee(ctx, name, &plan, ask)?,
+        (Mode::Decide(_), None) => keyspace::decide(ctx, name, said, ask)?,
+        (Mode::Peek | Mode::Decide(_), Some(ahead_ms)) => {
+            pacing::behind(keyspace::foresee(ctx, name, &plan, ask)?, ahead_ms)
+        }
+    };
+    if let (Mode::Decide(Some(wait_ms @ 1..)), 0, Some(retry_ms)) = (mode, verdict.allowed, verdict.retry_after_ms) {
+        let waiting = STATE.with(|state| state.pacing.lines.len() + state.book.waiters().len());
+        if waiting < config::max_waiters() && !ctx.situation().denies_blocking() {
+            let slot = Slot { db: ctx.db(), key: name.bytes().into() };
+            let waiter = Waiter { slot, plan, ask, deadline: mono_now().after(wait_ms) };
+            return pacing::park(ctx, argv, waiter, (verdict, retry_ms), tell);
+        }
+    }
+    if !matches!(mode, Mode::Peek) {
+        count(&verdict);
+    }
+    reply(ctx, &verdict);
+    Ok(())
+}
+
+/// Answers one that waited.
+fn tell(ctx: Ctx<'_>, _argv: ArgVec<'_>, paced: &Paced) -> Result<(), Error> {
+    let verdict = paced.verdict()?;
+    count(&verdict);
+    reply(ctx, &verdict);
+    Ok(())
+}
+
+#[inline]
+fn count(verdict: &Verdict) {
+    if verdict.allowed > 0 {
+        info::LIMITS_ALLOWED.add_one();
+    } else {
+        info::LIMITS_REFUSED.add_one();
+    }
+}
+
+#[inline]
+fn reply(ctx: Ctx<'_>, verdict: &Verdict) {
+    let integer = |n: u64| ctx.reply_integer(i64::try_from(n).unwrap_or(i64::MAX));
+    ctx.reply_array(5);
+    integer(verdict.allowed);
+    integer(verdict.limit);
+    integer(verdict.remaining);
+    match verdict.retry_after_ms {
+        Some(ms) => integer(ms),
+        None => ctx.reply_integer(-1),
+    }
+    integer(verdict.reset_ms);
+}
+
+/// `CACHE.RATELIMIT key STATE payload`: what an AOF and replicas are told.
+fn restore(ctx: Ctx<'_>, name: Arg<'_>, args: &mut Args<'_>) -> Result<(), Error> {
+    args.next("STATE")?;
+    let payload = args.next("payload")?;
+    if args.option().is_some() {
+        return Err(args.unknown());
+    }
+    let limits = unpack(payload.bytes()).map_err(|_| Error::BadPayload)?;
+    keyspace::replace(ctx, name, limits)?;
+    pacing::hurry(ctx, ctx.db(), name.bytes());
+    ctx.reply_status(c"OK");
+    Ok(())
+}
+
+/// `CACHE.REFUND key n [AT unix-ms]`
+pub fn refund(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
+    let mut args = Args::new(argv);
+    let name = args.next("key")?;
+    let units = args.integer("n", 1, UNITS_MAX)?;
+    let mut at = None;
+    while let Some(word) = args.option() {
+        match word.as_bytes() {
+            b"AT" => args.integer_once(&mut at, "AT", 1, INSTANT_MAX.0)?,
+            _ => return Err(args.unknown()),
+        }
+    }
+    let at = at.map_or_else(unix_now, UnixMillis);
+    let mut key = ctx.open_write(name);
+    if key.value::<Limits>().is_none() && !matches!(key.holds(), Holds::Nothing) {
+        return Err(Error::WrongType);
+    }
+    let given = keyspace::refund(ctx, &mut key, name, units, at);
+    drop(key);
+    if given > 0 {
+        pacing::hurry(ctx, ctx.db(), name.bytes());
+    }
+    ctx.reply_integer(i64::try_from(given).unwrap_or(i64::MAX));
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! Callers that wait for units of a limit.
+//!
+//! Who is first before a key is weighed when its units will exist, and again at once after whatever
+//! changes the key: the timer comes for it, never a retry. Its units are taken in the moment in
+//! which its answer is decided; if the connection is gone before the answer is written, they are
+//! given back.
+
+use super::blocked::Parking;
+use super::error::Error;
+use super::ffi::block::{Awaited, Parked, Tell};
+use super::ffi::context::{mono_now, unix_now, Arg, Ctx};
+use super::ffi::entry_point::ArgVec;
+use super::ffi::events;
+use super::ffi::filter;
+use super::keyspace::limits::{self as keyspace, Said};
+use super::pump::{self, CHANGES_PER_TURN};
+use super::state::STATE;
+use crate::engine::rate::queue::{Lines, Told, Turn, Waiter};
+use crate::engine::rate::rules::Verdict;
+use crate::engine::rate::Limits;
+use crate::engine::time::MonoMillis;
+use crate::engine::waiters::{DbId, Slot, WaiterId};
+
+/// How often to look whether the server still holds writes back, in milliseconds.
+const HELD_BACK_MS: u64 = 20;
+
+/// Who waits, and who that is.
+#[derive(Default)]
+pub struct Pacing {
+    /// The order of waiters.
+    pub lines: Lines,
+    parking: Parking,
+    /// Units of answers that nobody heard.
+    returns: Vec<(Slot, u64)>,
+    /// While the server holds writes back: when to look again.
+    held_back_until: Option<MonoMillis>,
+}
+
+/// An answer, and the key it is about.
+pub struct Paced {
+    slot: Slot,
+    told: Told,
+}
+
+impl Paced {
+    /// The verdict to reply with.
+    ///
+    /// # Errors
+    /// What the caller is told instead.
+    pub fn verdict(&self) -> Result<Verdict, Error> {
+        match self.told {
+            Told::Verdict(verdict) => Ok(verdict),
+            Told::WrongType => Err(Error::WrongType),
+            Told::Readonly => Err(Error::ReadonlyLimit),
+            Told::Moved => Err(Error::Moved),
+        }
+    }
+}
+
+impl Pacing {
+    /// True if there is something to do now.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.lines.has_answers() || !self.returns.is_empty() && self.held_back_until.is_none()
+    }
+
+    /// When there is something to do next.
+    #[must_use]
+    pub fn next_due(&self) -> Option<MonoMillis> {
+        let due = self.lines.next_due().or_else(|| (!self.returns.is_empty()).then_some(MonoMillis(0)))?;
+        Some(self.held_back_until.map_or(due, |until| due.max(until)))
+    }
+
+    /// This server follows another one now, which has all units.
+    pub fn forget_all(&mut self) {
+        for slot in self.lines.slots() {
+            self.lines.tell_all(&slot, &Told::Readonly);
+        }
+        self.returns.clear();
+    }
+
+    fn give_back(&mut self, slot: Slot, told: &Told) {
+        if let Told::Verdict(Verdict { allowed: units @ 1.., .. }) = told {
+            self.returns.push((slot, *units));
+        }
+    }
+}
+
+/// When the first who waits for `key` is weighed next, in milliseconds from now; `None` if nobody
+/// waits.
+#[inline]
+pub fn line_ahead_ms(db: DbId, key: &[u8]) -> Option<u64> {
+    let due = STATE.with(|state| state.pacing.lines.due(db, key))?;
+    Some(due.since(mono_now()))
+}
+
+/// Parks the caller at the end of the line before its key; `tell` answers it later, or now where
+/// the server will not have it. `retry_ms`: when its units will exist, if it is the first.
+///
+/// # Errors
+/// Those of `tell`.
+pub fn park(
+    ctx: Ctx<'_>,
+    argv: ArgVec<'_>,
+    waiter: Waiter,
+    (refusal, retry_ms): (Verdict, u64),
+    tell: impl Tell<Paced>,
+) -> Result<(), Error> {
+    let slot = waiter.slot.clone();
+    let Some(parked) = ctx.park(tell) else {
+        return tell(ctx, argv, &Paced { slot, told: Told::Verdict(refusal) });
+    };
+    let due = mono_now().after(retry_ms);
+    STATE.with(|state| {
+        let id = state.pacing.lines.join(waiter, due);
+        state.pacing.parking.insert(id, parked);
+    });
+    pump::schedule(ctx);
+    Ok(())
+}
+
+/// A value of ours left `key`: by deletion, expiry, or because another one takes its place.
+pub fn key_left(db: DbId, key: &[u8]) {
+    if STATE.with(|state| state.pacing.lines.hurry(db, key)) {
+        pump::schedule(events::background());
+    }
+}
+
+/// Units of `key` were given back.
+pub fn hurry(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
+    if STATE.with(|state| state.pacing.lines.hurry(db, key)) {
+        pump::schedule(ctx);
+    }
+}
+
+/// Takes back what nobody heard of, and lets through whoever's turn it is.
+pub fn turn(ctx: Ctx<'_>, now: MonoMillis) {
+    let idle = STATE.with(|state| state.pacing.lines.is_empty() && state.pacing.returns.is_empty());
+    if idle {
+        return;
+    }
+    let held_back = filter::holds_writes_back();
+    STATE.with(|state| state.pacing.held_back_until = held_back.then(|| now.after(HELD_BACK_MS)));
+    if held_back {
+        return;
+    }
+    while let Some((slot, units)) = STATE.with(|state| state.pacing.returns.pop()) {
+        give_back(ctx, &slot, units);
+    }
+    for _ in 0..CHANGES_PER_TURN {
+        let next = STATE.with(|state| {
+            let turn = state.pacing.lines.next_turn(now)?;
+            let (Turn::First(id) | Turn::Last(id) | Turn::Late(id)) = turn;
+            state.pacing.lines.get(id).cloned().map(|waiter| (turn, id, waiter))
+        });
+        let Some((turn, id, waiter)) = next else { break };
+        weigh(ctx, turn, id, &waiter);
+    }
+}
+
+/// Weighs one whose turn it is; tells it, or says when to weigh it again.
+fn weigh(ctx: Ctx<'_>, turn: Turn, id: WaiterId, waiter: &Waiter) {
+    let slot = &waiter.slot;
+    let in_cluster = STATE.with(|state| state.in_cluster);
+    if in_cluster && ctx.is_foreign(&slot.key) {
+        STATE.with(|state| state.pacing.lines.tell_all(slot, &Told::Moved));
+        return;
+    }
+    let told = ctx.within(slot.db, &slot.key, |name| match turn {
+        Turn::Late(_) => refusal(ctx, name, waiter),
+        Turn::First(_) | Turn::Last(_) => {
+            match keyspace::decide(ctx, name, Said { plan: &waiter.plan, words: None }, waiter.ask) {
+                Ok(verdict) => Told::Verdict(verdict),
+                Err(_) => Told::WrongType,
+            }
+        }
+    });
+    let now = mono_now();
+    STATE.with(|state| match (&told, turn) {
+        (Told::WrongType, _) => state.pacing.lines.tell_all(slot, &told),
+        (Told::Verdict(Verdict { allowed: 0, retry_after_ms: Some(ms), .. }), Turn::First(_)) => {
+            state.pacing.lines.postpone(slot, now.after(*ms));
+        }
+        _ => state.pacing.lines.tell(id, told),
+    });
+}
+
+/// What a waiter is told whose wait ends before its turn.
+fn refusal(ctx: Ctx<'_>, name: Arg<'_>, waiter: &Waiter) -> Told {
+    let ahead_ms = line_ahead_ms(waiter.slot.db, name.bytes()).unwrap_or(0);
+    match keyspace::foresee(ctx, name, &waiter.plan, waiter.ask) {
+        Ok(verdict) => Told::Verdict(behind(verdict, ahead_ms)),
+        Err(_) => Told::WrongType,
+    }
+}
+
+/// A verdict for one who may not go before others that wait: refused, until the first of them is
+/// weighed at the earliest.
+#[must_use]
+pub fn behind(verdict: Verdict, ahead_ms: u64) -> Verdict {
+    Verdict {
+        allowed: 0,
+        remaining: verdict.remaining + verdict.allowed,
+        retry_after_ms: verdict.retry_after_ms.map(|ms| ms.max(ahead_ms).max(1)),
+        ..verdict
+    }
+}
+
+/// Hands the next answer to the server; false if there is none.
+pub fn answer_next() -> bool {
+    let next = STATE.with(|state| {
+        let (id, slot, told) = state.pacing.lines.deliver_next()?;
+        Some((state.pacing.parking.take(id), Paced { slot, told }))
+    });
+    match next {
+        Some((Some(parked), answer)) => parked.answer(answer),
+        Some((None, _)) => {}
+        None => return false,
+    }
+    true
+}
+
+fn give_back(ctx: Ctx<'_>, slot: &Slot, units: u64) {
+    ctx.within(slot.db, &slot.key, |name| {
+        let mut key = ctx.open_write(name);
+        if key.value::<Limits>().is_some() {
+            keyspace::refund(ctx, &mut key, name, units, unix_now());
+        }
+    });
+    STATE.with(|state| state.pacing.lines.hurry(slot.db, &slot.key));
+}
+
+impl Awaited for Paced {
+    fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
+        let (waiter, decided) = STATE.with(|state| {
+            let pacing = &mut state.pacing;
+            let Some(id) = pacing.parking.waiter(parked) else { return (None, None) };
+            pacing.parking.take(id);
+            let waiter = pacing.lines.get(id).cloned();
+            (waiter, pacing.lines.leave(id))
+        });
+        pump::schedule(ctx);
+        match (waiter, decided) {
+            (_, Some((slot, told))) => Self { slot, told },
+            (Some(waiter), None) => {
+                let told = ctx.within(waiter.slot.db, &waiter.slot.key, |name| refusal(ctx, name, &waiter));
+                Self { slot: waiter.slot, told }
+            }
+            (None, None) => Self { slot: Slot { db: 0, key: [][..].into() }, told: Told::Moved },
+        }
+    }
+
+    fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
+        let was_parked = STATE.with(|state| {
+            let pacing = &mut state.pacing;
+            let Some(id) = pacing.parking.waiter(parked) else { return false };
+            pacing.parking.take(id);
+            if let Some((slot, told)) = pacing.lines.leave(id) {
+                pacing.give_back(slot, &told);
+            }
+            true
+        });
+        pump::schedule(ctx);
+        was_parked
+    }
+
+    /// The units are given back in the next turn: a connection that is being closed is no place to
+    /// write from.
+    fn unheard(&self, ctx: Ctx<'_>) {
+        STATE.with(|state| state.pacing.give_back(self.slot.clone(), &self.told));
+        pump::schedule(ctx);
+    }
+}

@@ -1,0 +1,73 @@
+//! The rows of rate limits.
+
+use super::{option, required, word, Access, ArgDoc, ArgKind, Command, Keys, Times, KEY, WAIT};
+use crate::server::commands::{rate, throttle};
+use crate::server::ffi::entry_point::entry_point;
+
+const RULE: &[ArgDoc] = &[required(c"limit", ArgKind::Integer), required(c"window-ms", ArgKind::Integer)];
+const ALGORITHMS: &[ArgDoc] = &[
+    word(c"sliding", c"SLIDING", ArgKind::Token),
+    word(c"fixed", c"FIXED", ArgKind::Token),
+    word(c"gcra", c"GCRA", ArgKind::Token),
+];
+const AT: ArgDoc = option(c"unix-ms", c"AT", ArgKind::UnixTime);
+
+/// The command of redis-cell. A setting, and whoever had it before, decide whether it is ours.
+pub static CL_THROTTLE: Command = Command {
+    name: c"cl.throttle",
+    enter: entry_point(throttle::throttle),
+    arity: -5,
+    flags: c"write deny-oom fast",
+    categories: c"write fast",
+    keys: Keys::First(Access::ReadWrite),
+    summary: c"Decides whether a request may go ahead, with the arguments and the reply of redis-cell.",
+    complexity: c"O(1)",
+    since: c"0.1.0",
+    tips: None,
+    args: &[
+        KEY,
+        required(c"max-burst", ArgKind::Integer),
+        required(c"count", ArgKind::Integer),
+        required(c"period-s", ArgKind::Integer),
+        ArgDoc { times: Times::Optional, ..required(c"quantity", ArgKind::Integer) },
+    ],
+};
+
+/// Those that are always ours.
+pub static COMMANDS: &[Command] = &[
+    Command {
+        name: c"cache.ratelimit",
+        enter: entry_point(rate::ratelimit),
+        arity: -4,
+        flags: c"write deny-oom fast blocking",
+        categories: c"write fast blocking",
+        keys: Keys::First(Access::ReadWrite),
+        summary: c"Decides whether a request may go ahead under all the rules given, and counts it if it may.",
+        complexity: c"O(R) amortized with R rules",
+        since: c"0.1.0",
+        tips: None,
+        args: &[
+            KEY,
+            ArgDoc { times: Times::Many, ..required(c"rule", ArgKind::Block(RULE)) },
+            option(c"units", c"COST", ArgKind::Integer),
+            option(c"algorithm", c"ALGORITHM", ArgKind::OneOf(ALGORITHMS)),
+            option(c"peek", c"PEEK", ArgKind::Token),
+            option(c"partial", c"PARTIAL", ArgKind::Token),
+            WAIT,
+            AT,
+        ],
+    },
+    Command {
+        name: c"cache.refund",
+        enter: entry_point(rate::refund),
+        arity: -3,
+        flags: c"write fast",
+        categories: c"write fast",
+        keys: Keys::First(Access::ReadWrite),
+        summary: c"Gives back units of a rate limit that were taken last; how many were given back.",
+        complexity: c"O(N) with N requests given back",
+        since: c"0.1.0",
+        tips: None,
+        args: &[KEY, required(c"units", ArgKind::Integer), AT],
+    },
+];
