@@ -1,3 +1,4 @@
 //! The module's data types: what each is called, and how its values are saved, compared and copied.
 
 pub mod cached;
+pub mod locked;

@@ -58,6 +58,10 @@ pub fn fields() -> Vec<(&'static std::ffi::CStr, u64)> {
             (c"waits_timed_out", tally.waits_timed_out),
             (c"loads_avoided", tally.loads_avoided),
             (c"load_ms_avoided", tally.load_ms_avoided),
+            (c"locks_granted", state.locks.tally.granted),
+            (c"locks_refused", state.locks.tally.refused),
+            (c"locks_waited", state.locks.tally.waited),
+            (c"lock_waiters", state.locks.waiters() as u64),
             (c"panics", PANICS.load(Relaxed)),
         ]
     });

@@ -10,6 +10,7 @@
 //! slice is handed over in the event that comes right before that write (see
 //! `docs/decisions/0001-parking.md`).
 
+use super::blocked::{Seat, Told};
 use super::cluster;
 use super::commands::look::{look_into, Sight};
 use super::error::Error;
@@ -17,6 +18,7 @@ use super::ffi::context::{mono_now, server_version, Arg, Ctx};
 use super::ffi::events::{self, BeforeSleep};
 use super::ffi::filter;
 use super::ffi::key::Key;
+use super::locking;
 use super::state::STATE;
 use super::{sweep, tagging};
 use crate::engine::lease::{Doubt, Found};
@@ -46,10 +48,11 @@ pub fn turn(ctx: Ctx<'_>) {
     cluster::refuse_foreign_due(ctx, now);
     STATE.with(|state| (0..CHANGES_PER_TURN).any(|_| !state.book.expire_next(now)));
     sweep::slice(ctx);
+    locking::turn(ctx);
     if server_version() >= VERSION_7_2 {
         answer_some();
     }
-    let more = STATE.with(|state| state.book.has_answers());
+    let more = STATE.with(|state| state.book.has_answers() || state.locks.has_answers());
     events::before_sleep(ctx, if more { BeforeSleep::Call } else { BeforeSleep::Rest });
     stop_watching(ctx, now);
     schedule(ctx);
@@ -72,11 +75,14 @@ fn answer_some() {
     let now = mono_now();
     for _ in 0..ANSWERS_PER_TURN {
         let next = STATE.with(|state| {
-            let (id, answer) = state.book.deliver_next(now)?;
-            Some((state.parking.take(id), answer))
+            let (seat, told) = match state.book.deliver_next(now) {
+                Some((id, answer)) => (Seat::Lease(id), Told::Lease(answer)),
+                None => state.locks.deliver_next().map(|(id, answer)| (Seat::Lock(id), Told::Lock(answer)))?,
+            };
+            Some((state.parking.take(seat), told))
         });
         match next {
-            Some((Some(parked), answer)) => parked.answer(answer),
+            Some((Some(parked), told)) => parked.answer(told),
             Some((None, _)) => {}
             None => break,
         }
@@ -172,6 +178,7 @@ pub fn schedule(ctx: Ctx<'_>) {
     let now = mono_now();
     let probe = cluster::next_probe(now);
     let sweeps = sweep::next_slice(ctx, now);
+    let locks = locking::next_turn(now);
     let (due, starts) = STATE.with(|state| {
         let book = &state.book;
         if book.leases() > 0 {
@@ -181,7 +188,8 @@ pub fn schedule(ctx: Ctx<'_>) {
         let due = if at_once { Some(MonoMillis(0)) } else { book.next_due() };
         let lingers = state.watch.is_some() && book.leases() == 0;
         let held_back = state.next_look_at_held_back(now);
-        let due = [due, probe, sweeps, held_back, lingers.then_some(state.watch_until)].into_iter().flatten().min();
+        let dues = [due, probe, sweeps, locks, held_back, lingers.then_some(state.watch_until)];
+        let due = dues.into_iter().flatten().min();
         (due, book.leases() > 0 && state.watch.is_none())
     });
     if starts {

@@ -9,6 +9,7 @@ use super::ffi::filter::Filter;
 use super::ffi::main_thread::MainThread;
 use super::ffi::timer::Timer;
 use crate::engine::lease::{LeaseBook, Token};
+use crate::engine::lock::LockBook;
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::Slot;
 use crate::engine::watch::Watch;
@@ -17,6 +18,8 @@ use crate::engine::watch::Watch;
 pub struct State {
     /// Leases and who waits for them.
     pub book: LeaseBook,
+    /// Who waits for locks, and the numbers they are given.
+    pub locks: LockBook,
     /// Which connection each waiter is.
     pub parking: Parking,
     /// The timer that is set, and when it fires.
@@ -42,6 +45,7 @@ impl Default for State {
         Self {
             // The generator of the thread is a cryptographic one, seeded by the system.
             book: LeaseBook::new(|| Token(rand::random())),
+            locks: LockBook::default(),
             parking: Parking::default(),
             timer: None,
             watch: None,

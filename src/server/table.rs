@@ -7,6 +7,13 @@ use super::commands::{admin, invalidate, lease, read, tags, write};
 use super::ffi::entry_point::{entry_point, EntryPoint};
 use std::ffi::CStr;
 
+mod lock;
+
+/// Every command of the module.
+pub fn commands() -> impl Iterator<Item = &'static Command> {
+    COMMANDS.iter().chain(lock::COMMANDS)
+}
+
 /// One command.
 pub struct Command {
     /// As clients call it.
@@ -152,8 +159,8 @@ const SPECIAL: Option<&CStr> = Some(c"nondeterministic_output request_policy:spe
 /// What holders do changes no data.
 const HOLDS: &CStr = c"may-replicate fast";
 
-/// Every command of the module.
-pub static COMMANDS: &[Command] = &[
+/// Those of entries and tags.
+static COMMANDS: &[Command] = &[
     Command {
         name: c"cache.getsm",
         enter: entry_point(read::getsm),

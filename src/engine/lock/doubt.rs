@@ -103,6 +103,11 @@ impl LockBook {
         }
     }
 
+    /// Forgets what was noted about a key that this server does not serve any more.
+    pub fn believe(&mut self, slot: &Slot) {
+        self.doubted.remove(slot);
+    }
+
     /// A key about which [`Self::step`] has something to say.
     #[must_use]
     pub fn next_doubted(&self) -> Option<Slot> {

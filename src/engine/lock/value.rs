@@ -105,6 +105,12 @@ impl Lock {
         &self.holders
     }
 
+    /// The bytes that the list of holders takes, without their names.
+    #[must_use]
+    pub fn holders_bytes(&self) -> usize {
+        self.holders.capacity() * size_of::<Holder>()
+    }
+
     /// Those who hold it at `now`.
     pub fn live(&self, now: UnixMillis) -> impl Iterator<Item = &Holder> {
         self.holders.iter().filter(move |holder| holder.deadline > now)

@@ -7,8 +7,7 @@
 use super::context::Ctx;
 use super::entry_point::{answer_command, function, guarded, ArgVec};
 use super::OK;
-use crate::engine::outbox::Answer;
-use crate::server::blocked;
+use crate::server::blocked::{self, Told};
 use crate::server::error::Error;
 use redis_module::raw;
 use std::cell::Cell;
@@ -20,14 +19,14 @@ use std::ptr::null_mut;
 pub struct Parked(*mut raw::RedisModuleBlockedClient);
 
 struct Delivery {
-    answer: Answer,
+    told: Told,
     heard: Cell<bool>,
 }
 
 /// Answers a connection that waited, in the form its command asked for.
-pub trait Tell: Fn(Ctx<'_>, ArgVec<'_>, &Answer) -> Result<(), Error> + Copy + 'static {}
+pub trait Tell: Fn(Ctx<'_>, ArgVec<'_>, &Told) -> Result<(), Error> + Copy + 'static {}
 
-impl<T: Fn(Ctx<'_>, ArgVec<'_>, &Answer) -> Result<(), Error> + Copy + 'static> Tell for T {}
+impl<T: Fn(Ctx<'_>, ArgVec<'_>, &Told) -> Result<(), Error> + Copy + 'static> Tell for T {}
 
 impl Ctx<'_> {
     /// Parks the caller, to be answered by `tell`; `None` if it cannot be parked, and then nothing
@@ -44,10 +43,10 @@ impl Ctx<'_> {
 }
 
 impl Parked {
-    /// Lets the server answer the connection with `answer` as soon as it can. If the connection
+    /// Lets the server answer the connection with `told` as soon as it can. If the connection
     /// is gone by then, [`blocked::unheard`] gets the answer back.
-    pub fn answer(self, answer: Answer) {
-        let delivery = Box::into_raw(Box::new(Delivery { answer, heard: Cell::new(false) }));
+    pub fn answer(self, told: Told) {
+        let delivery = Box::into_raw(Box::new(Delivery { told, heard: Cell::new(false) }));
         let done = call!(RedisModule_UnblockClient(self.0, delivery.cast()));
         assert!(done == OK, "the server refused to unblock a client");
     }
@@ -69,7 +68,7 @@ unsafe extern "C" fn reply<T: Tell>(
     if let Some(delivery) = unsafe { data.as_ref() } {
         let tell = function::<T>();
         let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
-            tell(ctx, args, &delivery.answer)?;
+            tell(ctx, args, &delivery.told)?;
             delivery.heard.set(true);
             Ok(())
         };
@@ -88,8 +87,8 @@ unsafe extern "C" fn unblock<T: Tell>(
     let parked = Parked(call!(RedisModule_GetBlockedClientHandle(ctx)));
     let tell = function::<T>();
     let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
-        let answer = blocked::unblocked(ctx, parked);
-        tell(ctx, args, &answer).inspect_err(|_| blocked::unheard(ctx, &answer))
+        let told = blocked::unblocked(ctx, parked);
+        tell(ctx, args, &told).inspect_err(|_| blocked::unheard(ctx, &told))
     };
     // SAFETY: the server passes the arguments of the command that waited.
     unsafe { answer_command(ctx, argv, argc, told) };
@@ -110,7 +109,7 @@ unsafe extern "C" fn release(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
         // SAFETY: the private data was made by `Parked::answer` and is given back once.
         let delivery = unsafe { Box::from_raw(data.cast::<Delivery>()) };
         if !delivery.heard.get() {
-            blocked::unheard(Ctx::new(ctx), &delivery.answer);
+            blocked::unheard(Ctx::new(ctx), &delivery.told);
         }
     });
 }

@@ -1,0 +1,126 @@
+//! Locks between commands: whoever can be granted one is, whatever freed it.
+//!
+//! The book of the engine says what is to be done about a key; here it is done, until it says
+//! nothing more. That happens within the command that frees a lock, and in the pump's turn for all
+//! that no command says: deadlines, connections that close, keys that go by other hands.
+//!
+//! While the server holds writes back (`CLIENT PAUSE`, a failover) the data set must not change, so
+//! grants wait until that is over. On a replica nobody waits, so nothing is granted.
+
+use super::ffi::context::{mono_now, unix_now, Arg, Ctx};
+use super::ffi::events;
+use super::ffi::filter;
+use super::ffi::key::{Holds, Key};
+use super::state::STATE;
+use super::{keyspace, pump};
+use crate::engine::lock::{Answer, Found, Lock, Now};
+use crate::engine::time::MonoMillis;
+use crate::engine::waiters::{DbId, Slot};
+
+/// Keys settled and waits ended in one turn.
+const CHANGES_PER_TURN: usize = 1_000;
+/// Changes to one key in one go; what is left is for the next turn.
+const CHANGES_PER_KEY: usize = 1_000;
+/// How often to look whether writes are still held back, in milliseconds.
+const PAUSED_MS: u64 = 20;
+
+/// The moment, on both clocks.
+#[must_use]
+pub fn now() -> Now {
+    Now { unix: unix_now(), mono: mono_now() }
+}
+
+/// Does what is to be done about a key before a command of the same database decides about it, if
+/// there is anything.
+pub fn settle_before(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
+    if let Some(slot) = STATE.with(|state| state.locks.concerned(db, name.bytes())) {
+        settle(ctx, &slot, name);
+    }
+}
+
+/// The same for a key with a holder past its deadline.
+pub fn settle_overdue(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
+    settle(ctx, &Slot { db, key: name.bytes().into() }, name);
+}
+
+/// A command freed `name` or changed how long it is held: whoever can be granted it is.
+pub fn settle_after(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
+    settle_before(ctx, db, name);
+    if STATE.with(|state| state.locks.has_answers() || state.locks.next_doubted().is_some()) {
+        pump::schedule(ctx);
+    }
+}
+
+fn settle(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>) {
+    for _ in 0..CHANGES_PER_KEY {
+        let (key, now) = (ctx.open_write(name), now());
+        let found = found(&key);
+        let Some(change) = STATE.with(|state| state.locks.step(slot, found, now)) else { break };
+        keyspace::lock::commit(ctx, key, slot.db, name, &change);
+    }
+}
+
+fn found<'k>(key: &'k Key<'_>) -> Found<'k> {
+    match key.value::<Lock>() {
+        Some(lock) => Found::Lock(lock, key.expires()),
+        None if matches!(key.holds(), Holds::Nothing) => Found::Nothing,
+        None => Found::WrongType,
+    }
+}
+
+/// Settles keys that something happened to, and ends what is due.
+pub fn turn(ctx: Ctx<'_>) {
+    let paused = filter::holds_writes_back();
+    for _ in 0..CHANGES_PER_TURN {
+        let next = if paused { None } else { STATE.with(|state| state.locks.next_doubted()) };
+        if let Some(slot) = next {
+            settle_anywhere(ctx, &slot);
+            continue;
+        }
+        let now = now();
+        if !STATE.with(|state| state.locks.expire_next(now)) {
+            break;
+        }
+    }
+}
+
+fn settle_anywhere(ctx: Ctx<'_>, slot: &Slot) {
+    // A lock that moved away is not free, though its key is gone here.
+    if STATE.with(|state| state.in_cluster) && ctx.is_foreign(&slot.key) {
+        STATE.with(|state| {
+            state.locks.refuse(slot, &Answer::Moved);
+            state.locks.believe(slot);
+        });
+        return;
+    }
+    ctx.at(slot.db, &slot.key, |name| settle(ctx, slot, name));
+}
+
+/// When [`turn`] has something to do.
+#[must_use]
+pub fn next_turn(now: MonoMillis) -> Option<MonoMillis> {
+    let (doubts, answers, due) = STATE.with(|state| {
+        let locks = &state.locks;
+        (locks.next_doubted().is_some(), locks.has_answers(), locks.next_due())
+    });
+    let doubts = doubts.then(|| if filter::holds_writes_back() { now.after(PAUSED_MS) } else { MonoMillis(0) });
+    [doubts, answers.then_some(MonoMillis(0)), due].into_iter().flatten().min()
+}
+
+/// A lock is about to leave its key, by whatever hand. Called from within calls of the module API.
+pub fn removed(db: DbId, key: &[u8], lock: &Lock) {
+    if STATE.with(|state| state.locks.removed(db, key, lock)) {
+        pump::schedule(events::background());
+    }
+}
+
+/// This server became a replica.
+pub fn demoted() {
+    STATE.with(|state| state.locks.forget_all(&Answer::Readonly));
+}
+
+/// This server became a primary.
+pub fn promoted() {
+    let now = unix_now();
+    STATE.with(|state| state.locks.fences.begin(now));
+}
