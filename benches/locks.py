@@ -78,17 +78,34 @@ def in_pipelines(address: Address, commands: list[bytes], pairs: int, depth: int
     return pairs / elapsed
 
 
+def processor_s(server: Server) -> float:
+    """What the server's main thread has used."""
+    return int(Path(f"/proc/{server.pid}/task/{server.pid}/schedstat").read_text().split()[0]) / 1e9
+
+
 def alone(server: Server, args: argparse.Namespace) -> None:
     address = server.address(args.tcp)
     script = server.call("SCRIPT", "LOAD", COMPARE_AND_DELETE)
     ours = [encode("CACHE.LOCK", "lock", "owner", TTL_MS), encode("CACHE.UNLOCK", "lock", "owner")]
     theirs = [encode("SET", "plain", "owner", "NX", "PX", TTL_MS), encode("EVALSHA", script, 1, "plain", "owner")]
-    print("| alone, pairs a second | CACHE.LOCK + UNLOCK | SET NX PX + script | ratio |\n|---|---|---|---|")
+    print("| alone, in pairs a second | CACHE.LOCK + UNLOCK | SET NX PX + script | ratio | server time a pair | ratio |")
+    print("|---|---|---|---|---|---|")
     for name, way in (("one command after the other", take_turns), ("pipelines of 50 pairs", in_pipelines)):
-        found = [(way(address, ours, args.pairs), way(address, theirs, args.pairs)) for _ in range(args.rounds)]
-        mine, other = (statistics.median(column) for column in zip(*found))
-        ratio = statistics.median(one / two for one, two in found)
-        print(f"| {name} | {mine:,.0f} | {other:,.0f} | {ratio:.2f} |", flush=True)
+        rates: list[tuple[float, float]] = []
+        costs: list[tuple[float, float]] = []
+        for _ in range(args.rounds * 2):
+            both = []
+            for commands in (ours, theirs):
+                before = processor_s(server)
+                both.append((way(address, commands, args.pairs), (processor_s(server) - before) / args.pairs * 1e6))
+            rates.append((both[0][0], both[1][0]))
+            costs.append((both[0][1], both[1][1]))
+        mine, other = (statistics.median(column) for column in zip(*rates))
+        ratio = statistics.median(one / two for one, two in rates)
+        cost = [statistics.median(column) for column in zip(*costs)]
+        cheaper = statistics.median(two / one for one, two in costs)
+        row = f"{mine:,.0f} | {other:,.0f} | {ratio:.2f} | {cost[0]:.2f} and {cost[1]:.2f} µs | {cheaper:.2f}"
+        print(f"| {name} | {row} |", flush=True)
 
 
 # Passed on

@@ -4,10 +4,9 @@
 //! order in which they were decided. What that leaves in the order is skipped when its turn comes.
 
 use super::super::waiters::{ClientId, Slot, WaiterId};
-use super::Mode;
+use super::{Mode, Owner};
 use ahash::AHashMap;
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 /// A grant, as the server needs it to tell it or to take it back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +14,7 @@ pub struct Granted {
     /// Of which key.
     pub slot: Slot,
     /// To whom.
-    pub owner: Rc<[u8]>,
+    pub owner: Owner,
     /// On which connection.
     pub client: ClientId,
     /// Its number.

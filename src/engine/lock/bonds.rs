@@ -6,7 +6,7 @@
 //! go when the holder does, so a connection that takes a million locks leaves nothing behind.
 
 use super::super::waiters::{ClientId, DbId, Slot};
-use super::book::Owner;
+use super::Owner;
 use ahash::AHashMap;
 use std::collections::BTreeSet;
 

@@ -9,7 +9,7 @@ use super::answer::{Answer, Answers, Granted};
 use super::bonds::Bonds;
 use super::doubt::Loss;
 use super::line::Line;
-use super::{Change, Fences, Holder, Judged, Lock, Mode, Now, Term};
+use super::{Change, Fences, Holder, Judged, Lock, Mode, Now, Owner, Term};
 use crate::engine::time::{MonoMillis, UnixMillis};
 use crate::engine::waiters::{Bond, ClientId, DbId, Slot, WaiterId};
 use ahash::AHashMap;
@@ -20,7 +20,7 @@ use std::rc::Rc;
 #[derive(Clone, Debug)]
 pub struct Request {
     /// What it calls itself.
-    pub owner: Rc<[u8]>,
+    pub owner: Owner,
     /// Its connection.
     pub client: ClientId,
     /// How it would hold the lock.
@@ -92,9 +92,6 @@ pub struct LineView {
     /// How long the oldest has waited, in milliseconds.
     pub oldest_ms: u64,
 }
-
-/// What a holder calls itself.
-pub(super) type Owner = Rc<[u8]>;
 
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -170,7 +167,7 @@ impl LockBook {
         self.last_waiter += 1;
         let (id, deadline) = (WaiterId(self.last_waiter), now.mono.after(wait_ms));
         let line = self.lines.entry(Rc::clone(&slot.key)).or_default().entry(db).or_default();
-        line.join(id, Rc::clone(&request.owner));
+        line.join(id, Owner::clone(&request.owner));
         self.due.insert((deadline, Due::Wait(id)));
         if line.look_at.is_none() {
             // Nobody has set an alarm for this key yet.
@@ -190,7 +187,7 @@ impl LockBook {
                 if let Some(holder) =
                     lock.holders().iter().find(|holder| *holder.owner == *owner && loss.concerns(holder))
                 {
-                    return Some(Change::Drop { owner: holder.owner.clone() });
+                    return Some(Change::Drop { owner: Owner::clone(&holder.owner) });
                 }
             }
         }
@@ -201,7 +198,7 @@ impl LockBook {
             }
             Found::Nothing => self.advance(slot, None, None, now),
             Found::Lock(lock, expires) => match lock.overdue(now.unix) {
-                Some(holder) => Some(Change::Drop { owner: holder.owner.clone() }),
+                Some(holder) => Some(Change::Drop { owner: Owner::clone(&holder.owner) }),
                 None => self.advance(slot, Some(lock), expires, now),
             },
         };
@@ -263,7 +260,8 @@ impl LockBook {
             told += 1;
             holder.deadline = holder.deadline.max(other.term.end(now.unix));
             (holder.client, holder.bond) = (Some(other.client), other.bond);
-            let granted = Granted { slot: slot.clone(), owner: Rc::clone(&other.owner), client: other.client, fence };
+            let granted =
+                Granted { slot: slot.clone(), owner: Owner::clone(&other.owner), client: other.client, fence };
             self.tell(id, Answer::Granted(granted));
         }
         holder.told_twice |= told > 1;
@@ -424,7 +422,7 @@ impl LockBook {
 
 fn grant(request: &Request, fence: u64, now: Now) -> Change {
     let holder = Holder {
-        owner: (*request.owner).into(),
+        owner: Owner::clone(&request.owner),
         fence,
         deadline: request.term.end(now.unix),
         client: Some(request.client),

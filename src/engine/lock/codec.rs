@@ -7,7 +7,7 @@
 use super::super::codec::{Corrupt, Sink, Source};
 use super::super::time::UnixMillis;
 use super::super::waiters::Bond;
-use super::{Holder, Lock, Mode, FENCE_MAX, HOLDERS_MAX, OWNER_BYTES_MAX};
+use super::{Holder, Lock, Mode, Owner, FENCE_MAX, HOLDERS_MAX, OWNER_BYTES_MAX};
 use std::collections::BTreeSet;
 
 /// The encoding version written by this release; a reader refuses any other.
@@ -70,7 +70,7 @@ pub fn decode(version: i32, source: &mut impl Source) -> Result<Lock, Corrupt> {
 }
 
 fn decode_holder(source: &mut impl Source) -> Result<Holder, Corrupt> {
-    let owner = |bytes: &[u8]| (bytes.len() <= OWNER_BYTES_MAX).then(|| Box::from(bytes));
+    let owner = |bytes: &[u8]| (bytes.len() <= OWNER_BYTES_MAX).then(|| Owner::from(bytes));
     let owner = source.take_bytes(owner).ok_or(Corrupt::Cut)?.ok_or(Corrupt::OutOfRange)?;
     let mut next = || source.take_unsigned().ok_or(Corrupt::Cut);
     let (fence, deadline) = (next()?, next()?);

@@ -6,7 +6,7 @@
 //! before any command decides about the key.
 
 use super::answer::Granted;
-use super::{Change, Holder, Lock, LockBook};
+use super::{Change, Holder, Lock, LockBook, Owner};
 use crate::engine::waiters::{Bond, ClientId, DbId, Slot};
 use std::rc::Rc;
 
@@ -23,7 +23,7 @@ impl LockBook {
     /// A grant was decided and nobody heard of it: it is taken back, unless it was told elsewhere.
     pub fn unheard(&mut self, granted: &Granted) {
         let loss = Loss::Unheard(granted.client, granted.fence);
-        self.doubted.entry(granted.slot.clone()).or_default().push((Rc::clone(&granted.owner), loss));
+        self.doubted.entry(granted.slot.clone()).or_default().push((Owner::clone(&granted.owner), loss));
     }
 
     /// A connection closed: what is bound to it is to be released. True if anything is.
@@ -39,9 +39,9 @@ impl LockBook {
     /// `change` was made to the lock under `slot`, and `replaced` a holder or removed it.
     pub fn committed(&mut self, db: DbId, key: &[u8], change: &Change, replaced: Option<&Holder>) {
         let bound = |holder: &Holder| if holder.bond == Bond::Bound { holder.client } else { None };
-        let before = replaced.and_then(|holder| Some((bound(holder)?, Rc::from(&*holder.owner))));
+        let before = replaced.and_then(|holder| Some((bound(holder)?, Owner::clone(&holder.owner))));
         let after = match change {
-            Change::Hold { holder, .. } => bound(holder).map(|client| (client, Rc::from(&*holder.owner))),
+            Change::Hold { holder, .. } => bound(holder).map(|client| (client, Owner::clone(&holder.owner))),
             Change::Drop { .. } => None,
         };
         if before.is_none() && after.is_none() {
@@ -63,7 +63,7 @@ impl LockBook {
             for holder in bound {
                 if let Some(client) = holder.client {
                     let slot = Slot { db, key: key.into() };
-                    self.bonds.untie(client, &slot, &Rc::from(&*holder.owner));
+                    self.bonds.untie(client, &slot, &holder.owner);
                 }
             }
         }

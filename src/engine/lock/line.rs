@@ -6,28 +6,28 @@
 
 use super::super::time::MonoMillis;
 use super::super::waiters::WaiterId;
+use super::Owner;
 use std::collections::BTreeSet;
 use std::ops::Bound;
-use std::rc::Rc;
 
 /// Who waits for one key.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     queue: BTreeSet<WaiterId>,
-    owners: BTreeSet<(Rc<[u8]>, WaiterId)>,
+    owners: BTreeSet<(Owner, WaiterId)>,
     /// When the key is to be looked at, if nothing happens before.
     pub look_at: Option<MonoMillis>,
 }
 
 impl Line {
-    pub fn join(&mut self, id: WaiterId, owner: Rc<[u8]>) {
+    pub fn join(&mut self, id: WaiterId, owner: Owner) {
         self.queue.insert(id);
         self.owners.insert((owner, id));
     }
 
-    pub fn leave(&mut self, id: WaiterId, owner: &Rc<[u8]>) {
+    pub fn leave(&mut self, id: WaiterId, owner: &Owner) {
         self.queue.remove(&id);
-        self.owners.remove(&(Rc::clone(owner), id));
+        self.owners.remove(&(Owner::clone(owner), id));
     }
 
     pub fn head(&self) -> Option<WaiterId> {
@@ -47,8 +47,8 @@ impl Line {
     }
 
     /// All who wait under that name, oldest first.
-    pub fn of<'a>(&'a self, owner: &'a Rc<[u8]>) -> impl Iterator<Item = WaiterId> + 'a {
-        let from = Bound::Included((Rc::clone(owner), WaiterId(0)));
+    pub fn of<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = WaiterId> + 'a {
+        let from = Bound::Included((Owner::clone(owner), WaiterId(0)));
         self.owners.range((from, Bound::Unbounded)).take_while(move |(name, _)| name == owner).map(|(_, id)| *id)
     }
 }

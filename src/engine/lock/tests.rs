@@ -46,7 +46,7 @@ impl Desk {
     /// Asks on a connection of its own; each term lasts 100 ms.
     fn ask(&mut self, owner: &str, mode: Mode, wait_ms: u64) -> Asked {
         self.asked += 1;
-        let owner = Rc::from(owner.as_bytes());
+        let owner = Owner::from(owner.as_bytes());
         let (client, term, bond) = (ClientId(self.asked), Term::Lasts(100), Bond::Bound);
         let request = Request { owner, client, mode, term, bond, at_least: 0 };
         self.settle();

@@ -35,7 +35,7 @@ impl LockBook {
                 }
                 let named: usize = line
                     .ids()
-                    .map(|id| Rc::clone(&self.waiting[&id].request.owner))
+                    .map(|id| self.waiting[&id].request.owner.clone())
                     .collect::<BTreeSet<_>>()
                     .iter()
                     .map(|owner| line.of(owner).count())

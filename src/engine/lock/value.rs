@@ -16,12 +16,20 @@
 use super::super::time::UnixMillis;
 use super::super::waiters::{Bond, ClientId};
 use super::Mode;
+use std::sync::Arc;
+
+/// What one who holds or asks calls itself: any bytes. Shared, since a grant names it in the value,
+/// in the change that makes it and in the answer; atomically, since values are freed elsewhere.
+pub type Owner = Arc<[u8]>;
+
+/// The counts of references that stand before the bytes of an owner.
+const OWNER_OVERHEAD_BYTES: usize = 2 * size_of::<usize>();
 
 /// One who holds a lock.
 #[derive(Clone, Debug)]
 pub struct Holder {
     /// What it calls itself.
-    pub owner: Box<[u8]>,
+    pub owner: Owner,
     /// The number of its grant.
     pub fence: u64,
     /// When it ceases to hold.
@@ -62,7 +70,7 @@ pub enum Change {
     /// The holder of this name does not any more.
     Drop {
         /// Its name.
-        owner: Box<[u8]>,
+        owner: Owner,
     },
 }
 
@@ -105,10 +113,11 @@ impl Lock {
         &self.holders
     }
 
-    /// The bytes that the list of holders takes, without their names.
+    /// The bytes that the holders take, about.
     #[must_use]
     pub fn holders_bytes(&self) -> usize {
-        self.holders.capacity() * size_of::<Holder>()
+        let owner = |holder: &Holder| holder.owner.len() + OWNER_OVERHEAD_BYTES;
+        self.holders.capacity() * size_of::<Holder>() + self.holders.iter().map(owner).sum::<usize>()
     }
 
     /// Those who hold it at `now`.
@@ -173,7 +182,7 @@ impl Lock {
     /// The change that lets the holder `owner` go; `None` if it holds nothing at `now`.
     #[must_use]
     pub fn release(&self, owner: &[u8], now: UnixMillis) -> Option<Change> {
-        self.holder(owner, now).map(|_| Change::Drop { owner: owner.into() })
+        self.holder(owner, now).map(|holder| Change::Drop { owner: Owner::clone(&holder.owner) })
     }
 
     /// The change that lets the holder `owner` hold until `deadline`; `None` if it holds nothing

@@ -5,7 +5,7 @@ use crate::engine::lock::{codec, Fences, Lock, Mode};
 use crate::engine::waiters::DbId;
 use crate::server::ffi::context::{unix_now, Effect};
 use crate::server::ffi::events;
-use crate::server::ffi::types::{allocated, Aof, Data, Digest, Handle, Rdb};
+use crate::server::ffi::types::{Aof, Data, Digest, Handle, Rdb};
 use crate::server::locking;
 use crate::server::state::STATE;
 use std::ffi::CStr;
@@ -79,8 +79,7 @@ impl Data for Lock {
     }
 
     fn memory(&self, _db: DbId) -> usize {
-        let owners: usize = self.holders().iter().map(|holder| allocated(&holder.owner)).sum();
-        owners + self.holders_bytes()
+        self.holders_bytes()
     }
 
     /// Bound to no connection: the key it goes to was not locked by anybody.

@@ -32,14 +32,17 @@ pub fn commit(ctx: Ctx<'_>, mut key: Key<'_>, db: DbId, name: Arg<'_>, change: &
     STATE.with(|state| state.locks.committed(db, name.bytes(), change, replaced.as_ref()));
     ctx.signal_modified(name);
     match change {
+        Change::Hold { mode: Mode::Exclusive, holder } => {
+            ctx.replicate_grant(name, &holder.owner, holder.deadline.0, holder.fence);
+            ctx.notify(c"cache.lock", name);
+        }
         Change::Hold { mode, holder } => {
             let mut effect = vec![Effect::Arg(name), Effect::Bytes(&holder.owner)];
             push_number(&mut effect, c"PXAT", holder.deadline.0);
             push_number(&mut effect, c"FENCE", holder.fence);
             match mode {
-                Mode::Exclusive => {}
-                Mode::Shared => effect.push(Effect::Word(c"SHARED")),
                 Mode::Permits(n) => push_number(&mut effect, c"PERMITS", (*n).into()),
+                _ => effect.push(Effect::Word(c"SHARED")),
             }
             ctx.replicate(c"CACHE.LOCK", &effect);
             ctx.notify(c"cache.lock", name);
@@ -49,7 +52,7 @@ pub fn commit(ctx: Ctx<'_>, mut key: Key<'_>, db: DbId, name: Arg<'_>, change: &
             ctx.notify(c"cache.unlock", name);
         }
         Change::Drop { .. } => {
-            ctx.replicate(c"UNLINK", &[Effect::Arg(name)]);
+            ctx.replicate_unlink(name);
             ctx.notify(c"cache.unlock", name);
             ctx.notify_deleted(name);
         }

@@ -3,7 +3,7 @@
 use super::event::Event;
 use super::keyspace::{Effect, Keyspace, Value};
 use crate::engine::lock::{
-    Answer, Asked, Change, Fences, Found, Granted, Judged, Lock, LockBook, Mode, Now, Request, Term,
+    Answer, Asked, Change, Fences, Found, Granted, Judged, Lock, LockBook, Mode, Now, Owner, Request, Term,
 };
 use crate::engine::time::{MonoMillis, UnixMillis};
 use crate::engine::waiters::{Bond, ClientId, DbId, Slot, WaiterId};
@@ -198,7 +198,8 @@ impl World {
         if self.keyspace.0.get(&slot) == Some(&Value::Other) {
             return;
         }
-        let request = Request { owner: Rc::from([owner]), client, mode, term: Term::Lasts(ttl_ms), bond, at_least: 0 };
+        let request =
+            Request { owner: Owner::from([owner]), client, mode, term: Term::Lasts(ttl_ms), bond, at_least: 0 };
         let now = self.now();
         let line = self.lines.get(&slot).is_some_and(|line| !line.is_empty());
         let limits = (wait_ms, self.waiters_max);
