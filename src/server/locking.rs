@@ -17,10 +17,10 @@ use crate::engine::lock::{Answer, Found, Lock, Now};
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::{DbId, Slot};
 
-/// Keys settled and waits ended in one turn.
+/// Changes made, keys looked at and waits ended in one turn.
 const CHANGES_PER_TURN: usize = 1_000;
-/// Changes to one key in one go; what is left is for the next turn.
-const CHANGES_PER_KEY: usize = 1_000;
+/// Changes made within a command; what is left of a long line of readers is for the next turn.
+const CHANGES_PER_COMMAND: usize = 100;
 /// How often to look whether writes are still held back, in milliseconds.
 const PAUSED_MS: u64 = 20;
 
@@ -34,13 +34,13 @@ pub fn now() -> Now {
 /// there is anything.
 pub fn settle_before(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
     if let Some(slot) = STATE.with(|state| state.locks.concerned(db, name.bytes())) {
-        settle(ctx, &slot, name);
+        settle(ctx, &slot, name, CHANGES_PER_COMMAND);
     }
 }
 
 /// The same for a key with a holder past its deadline.
 pub fn settle_overdue(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
-    settle(ctx, &Slot { db, key: name.bytes().into() }, name);
+    settle(ctx, &Slot { db, key: name.bytes().into() }, name, CHANGES_PER_COMMAND);
 }
 
 /// A command freed `name` or changed how long it is held: whoever can be granted it is.
@@ -51,13 +51,15 @@ pub fn settle_after(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
     }
 }
 
-fn settle(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>) {
-    for _ in 0..CHANGES_PER_KEY {
+/// Makes at most so many changes; what is left of them.
+fn settle(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>, most: usize) -> usize {
+    for left in (0..most).rev() {
         let (key, now) = (ctx.open_write(name), now());
         let found = found(&key);
-        let Some(change) = STATE.with(|state| state.locks.step(slot, found, now)) else { break };
+        let Some(change) = STATE.with(|state| state.locks.step(slot, found, now)) else { return left };
         keyspace::lock::commit(ctx, key, slot.db, name, &change);
     }
+    0
 }
 
 fn found<'k>(key: &'k Key<'_>) -> Found<'k> {
@@ -71,29 +73,31 @@ fn found<'k>(key: &'k Key<'_>) -> Found<'k> {
 /// Settles keys that something happened to, and ends what is due.
 pub fn turn(ctx: Ctx<'_>) {
     let paused = filter::holds_writes_back();
-    for _ in 0..CHANGES_PER_TURN {
+    let mut left = CHANGES_PER_TURN;
+    while left > 0 {
         let next = if paused { None } else { STATE.with(|state| state.locks.next_doubted()) };
         if let Some(slot) = next {
-            settle_anywhere(ctx, &slot);
+            left = settle_anywhere(ctx, &slot, left);
             continue;
         }
         let now = now();
         if !STATE.with(|state| state.locks.expire_next(now)) {
             break;
         }
+        left -= 1;
     }
 }
 
-fn settle_anywhere(ctx: Ctx<'_>, slot: &Slot) {
+fn settle_anywhere(ctx: Ctx<'_>, slot: &Slot, most: usize) -> usize {
     // A lock that moved away is not free, though its key is gone here.
     if STATE.with(|state| state.in_cluster) && ctx.is_foreign(&slot.key) {
         STATE.with(|state| {
             state.locks.refuse(slot, &Answer::Moved);
             state.locks.believe(slot);
         });
-        return;
+        return most - 1;
     }
-    ctx.at(slot.db, &slot.key, |name| settle(ctx, slot, name));
+    ctx.at(slot.db, &slot.key, |name| settle(ctx, slot, name, most))
 }
 
 /// When [`turn`] has something to do.

@@ -198,7 +198,7 @@ impl LockBook {
             }
             Found::Nothing => self.advance(slot, None, None, now),
             Found::Lock(lock, expires) => match lock.overdue(now.unix) {
-                Some(holder) => Some(Change::Drop { owner: Owner::clone(&holder.owner) }),
+                Some(change) => Some(change),
                 None => self.advance(slot, Some(lock), expires, now),
             },
         };

@@ -42,7 +42,7 @@ impl LockBook {
         let before = replaced.and_then(|holder| Some((bound(holder)?, Owner::clone(&holder.owner))));
         let after = match change {
             Change::Hold { holder, .. } => bound(holder).map(|client| (client, Owner::clone(&holder.owner))),
-            Change::Drop { .. } => None,
+            Change::Drop { .. } | Change::Clear => None,
         };
         if before.is_none() && after.is_none() {
             return;

@@ -72,6 +72,8 @@ pub enum Change {
         /// Its name.
         owner: Owner,
     },
+    /// Nobody holds it any more.
+    Clear,
 }
 
 /// How a lock looks to one who asks for it, were there no line.
@@ -131,10 +133,13 @@ impl Lock {
         self.live(now).find(|holder| *holder.owner == *owner)
     }
 
-    /// One who is written here and ceased to hold by `now`.
+    /// The change that removes one who is written here and ceased to hold by `now`, or all if nobody
+    /// else is.
     #[must_use]
-    pub fn overdue(&self, now: UnixMillis) -> Option<&Holder> {
-        self.holders.iter().find(|holder| holder.deadline <= now)
+    pub fn overdue(&self, now: UnixMillis) -> Option<Change> {
+        let holder = self.holders.iter().find(|holder| holder.deadline <= now)?;
+        let all = self.live(now).next().is_none();
+        Some(if all { Change::Clear } else { Change::Drop { owner: Owner::clone(&holder.owner) } })
     }
 
     /// When the first of those who hold it at `now` ceases to.
@@ -174,7 +179,8 @@ impl Lock {
         match (self.mode, mode) {
             _ if live == 0 => Judged::Free,
             (held, asked) if asked.clashes(held) => Judged::Clash(held),
-            (held, asked) if held == asked && live < held.places() => Judged::Free,
+            // Those past their deadline take up room until they are removed.
+            (held, asked) if held == asked && self.holders.len() < held.places() => Judged::Free,
             _ => Judged::Busy,
         }
     }
@@ -197,6 +203,10 @@ impl Lock {
     /// without holders is to be deleted. O(holders).
     pub fn apply(&mut self, change: Change) -> Option<Holder> {
         match change {
+            Change::Clear => {
+                self.holders.clear();
+                None
+            }
             Change::Drop { owner } => self.remove(&owner),
             Change::Hold { mode, holder } => {
                 let replaced = self.remove(&holder.owner);

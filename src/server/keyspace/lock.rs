@@ -20,7 +20,7 @@ pub fn commit(ctx: Ctx<'_>, mut key: Key<'_>, db: DbId, name: Arg<'_>, change: &
             key.put(Lock::new(*mode, holder.clone()));
             Some(holder.deadline)
         }
-        (None, Change::Drop { .. }) => return,
+        (None, Change::Drop { .. } | Change::Clear) => return,
     };
     // ORDER: storing may drop the TTL, so that is set after.
     if left.is_some() {
@@ -51,7 +51,7 @@ pub fn commit(ctx: Ctx<'_>, mut key: Key<'_>, db: DbId, name: Arg<'_>, change: &
             ctx.replicate(c"CACHE.UNLOCK", &[Effect::Arg(name), Effect::Bytes(owner)]);
             ctx.notify(c"cache.unlock", name);
         }
-        Change::Drop { .. } => {
+        Change::Drop { .. } | Change::Clear => {
             ctx.replicate_unlink(name);
             ctx.notify(c"cache.unlock", name);
             ctx.notify_deleted(name);

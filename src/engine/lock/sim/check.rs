@@ -75,6 +75,7 @@ fn check_holders(slot: &Slot, lock: &Lock, live: usize) {
         Mode::Permits(n) => n as usize,
     };
     assert!(live <= places, "{live} hold {slot:?} of {places}: {lock:?}");
+    assert!(lock.holders().len() <= places, "more are written than a file may hold: {lock:?}");
     let rises = lock.holders().windows(2).all(|pair| pair[0].fence < pair[1].fence);
     assert!(rises, "two holders of one number: {lock:?}");
 }

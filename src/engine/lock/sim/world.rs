@@ -312,6 +312,10 @@ impl World {
         if let (Change::Drop { .. }, Some(gone)) = (&change, &replaced) {
             self.disbelieve_dropped(slot, gone.owner[0], gone.deadline <= now);
         }
+        if let (Change::Clear, Some(lock)) = (&change, self.keyspace.lock(slot)) {
+            assert!(lock.live(now).next().is_none(), "{lock:?} is cleared");
+            self.disbelieve(slot, None);
+        }
         let before = self.keyspace.lock(slot).cloned();
         self.happen(Effect::Change(slot.clone(), change.clone()));
         self.book.committed(slot.db, &slot.key, &change, replaced.as_ref());
