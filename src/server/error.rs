@@ -56,7 +56,7 @@ pub enum Error {
     NumbersUsedUp,
     /// A point in time that has passed.
     Past(&'static str),
-    /// A number that would use up all others.
+    /// A number that a restarted server would not surpass.
     FarAhead(&'static str),
     /// A lease or lock would have to be granted, and this server follows another one.
     Readonly,
@@ -103,7 +103,7 @@ impl Error {
             Self::HeldOtherwise(mode) => format!("ERR the owner holds the lock already, {}", held(*mode)),
             Self::NumbersUsedUp => "ERR the fencing numbers are used up".to_owned(),
             Self::Past(name) => format!("ERR {name} lies in the past"),
-            Self::FarAhead(name) => format!("ERR {name} is more than ten years ahead"),
+            Self::FarAhead(name) => format!("ERR {name} is more than a minute ahead"),
             Self::Readonly => "READONLY a replica cannot grant a lease or a lock".to_owned(),
             Self::Moved => "TRYAGAIN the key moved to another node while the caller waited".to_owned(),
             Self::Internal => "ERR cacheguard failed and changed nothing; see the server's log".to_owned(),

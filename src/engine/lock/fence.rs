@@ -55,8 +55,16 @@ impl Fences {
         self.last
     }
 
-    /// True if a number that a client brings is at most ten years ahead: one `RESTORE` shall not
-    /// use up the numbers of two centuries.
+    /// True if a client may ask for `fence`: at most as far ahead of the clock as a server begins,
+    /// so that a restart that remembers nothing still surpasses it, or the very next number.
+    #[must_use]
+    pub fn admits(&self, fence: u64, now: UnixMillis) -> bool {
+        let ahead = now.0.saturating_mul(US_PER_MS).saturating_add(HEAD_START_US);
+        fence <= ahead.max(self.last.saturating_add(1))
+    }
+
+    /// True if a number in a payload is at most ten years ahead: one `RESTORE` shall not use up the
+    /// numbers of two centuries. A cluster whose clocks differ must be able to move its locks.
     #[must_use]
     pub fn is_plausible(fence: u64, now: UnixMillis) -> bool {
         fence <= now.after(DURATION_MS_MAX).0.saturating_mul(US_PER_MS).min(FENCE_MAX)
@@ -107,6 +115,15 @@ mod tests {
         assert!(Fences::is_plausible(T0 * 1_000 + HEAD_START_US, UnixMillis(T0)));
         assert!(!Fences::is_plausible(FENCE_MAX, UnixMillis(T0)));
         assert!(!Fences::is_plausible(FENCE_MAX + 1, UnixMillis(u64::MAX)));
+    }
+
+    #[test]
+    fn a_client_may_ask_for_what_a_restart_would_surpass() {
+        let mut fences = Fences::default();
+        let ahead = T0 * 1_000 + HEAD_START_US;
+        assert!(fences.admits(ahead, UnixMillis(T0)) && !fences.admits(ahead + 1, UnixMillis(T0)));
+        fences.see(ahead + 70);
+        assert!(fences.admits(ahead + 71, UnixMillis(T0)) && !fences.admits(ahead + 72, UnixMillis(T0)));
     }
 
     #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! `CACHE.LOCK`, `CACHE.UNLOCK`, `CACHE.EXTEND` and `CACHE.LOCKINFO`.
 
-use crate::engine::lock::{codec, Answer, Asked, Change, Fences, Holder, Lock, Mode, Request, Term};
+use crate::engine::lock::{codec, Answer, Asked, Change, Holder, Lock, Mode, Request, Term};
 use crate::engine::lock::{FENCE_MAX, HOLDERS_MAX, OWNER_BYTES_MAX};
 use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
 use crate::engine::waiters::{Bond, DbId};
@@ -134,7 +134,7 @@ fn admissible_wait(given: &Given, situation: Option<Situation>, now: UnixMillis)
     if matches!(given.term, Term::Until(at) if at <= now) {
         return Err(Error::Past("PXAT"));
     }
-    if given.fence.is_some_and(|fence| !Fences::is_plausible(fence, now)) {
+    if given.fence.is_some_and(|fence| !STATE.with(|state| state.locks.fences.admits(fence, now))) {
         return Err(Error::FarAhead("FENCE"));
     }
     let Some(situation) = situation else { return Ok(0) };
