@@ -11,6 +11,7 @@ pub mod entry;
 pub mod freshness;
 pub mod glob;
 pub mod lease;
+pub mod lock;
 pub mod outbox;
 pub mod rate;
 #[cfg(test)]

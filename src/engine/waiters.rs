@@ -30,6 +30,19 @@ pub struct Slot {
     pub key: Rc<[u8]>,
 }
 
+impl Slot {
+    /// Where the key is after two databases changed places.
+    #[must_use]
+    pub fn swapped(self, one: DbId, other: DbId) -> Self {
+        let db = match self.db {
+            db if db == one => other,
+            db if db == other => one,
+            db => db,
+        };
+        Self { db, ..self }
+    }
+}
+
 /// A queue of waiters, oldest first.
 pub type Queue = BTreeSet<WaiterId>;
 

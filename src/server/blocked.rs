@@ -11,6 +11,7 @@ use super::ffi::entry_point::ArgVec;
 use super::pump;
 use super::state::STATE;
 use crate::engine::outbox::Answer;
+use crate::engine::time::MonoMillis;
 use crate::engine::waiters::{ClientId, Kind, WaiterId};
 use ahash::AHashMap;
 
@@ -107,14 +108,28 @@ fn dismiss(id: WaiterId) -> Answer {
     })
 }
 
-/// A connection closed: the leases bound to it end.
+/// Hands the next answer to the server; false if there is none.
+pub fn answer_next(now: MonoMillis) -> bool {
+    let next = STATE.with(|state| {
+        let (id, answer) = state.book.deliver_next(now)?;
+        Some((state.parking.take(id), answer))
+    });
+    match next {
+        Some((Some(parked), answer)) => parked.answer(answer),
+        Some((None, _)) => {}
+        None => return false,
+    }
+    true
+}
+
+/// A connection closed: the leases and locks bound to it end.
 pub fn closed(ctx: Ctx<'_>, client: ClientId) {
     let now = mono_now();
     let concerns = STATE.with(|state| {
         if let Some((_, watch)) = &mut state.watch {
             watch.forget(client);
         }
-        state.book.disconnect(client, now)
+        state.locks.disconnect(client) | state.book.disconnect(client, now)
     });
     if concerns {
         pump::schedule(ctx);

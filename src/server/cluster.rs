@@ -7,6 +7,7 @@
 
 use super::ffi::context::{mono_now, Ctx};
 use super::state::STATE;
+use crate::engine::lock;
 use crate::engine::outbox::Answer;
 use crate::engine::time::MonoMillis;
 
@@ -19,7 +20,8 @@ const KEYS_PER_TURN: usize = 200;
 #[must_use]
 pub fn next_probe(now: MonoMillis) -> Option<MonoMillis> {
     STATE.with(|state| {
-        let needed = state.in_cluster && !state.book.waiters().is_empty();
+        let waiters = state.book.waiters().len() + state.locks.waiters();
+        let needed = state.in_cluster && waiters > 0;
         state.probe_at = needed.then(|| state.probe_at.unwrap_or_else(|| now.after(PROBE_MS)));
         state.probe_at
     })
@@ -35,6 +37,7 @@ pub fn refuse_foreign(ctx: Ctx<'_>) {
     let slots = STATE.with(|state| {
         if state.probing.is_empty() {
             state.probing = state.book.waited_for();
+            state.probing.extend(state.locks.waited_for());
         }
         let rest = state.probing.len().saturating_sub(KEYS_PER_TURN);
         let slots = state.probing.split_off(rest);
@@ -43,7 +46,10 @@ pub fn refuse_foreign(ctx: Ctx<'_>) {
     });
     for slot in slots {
         if ctx.is_foreign(&slot.key) {
-            STATE.with(|state| state.book.refuse(&slot, &Answer::Moved));
+            STATE.with(|state| {
+                state.book.refuse(&slot, &Answer::Moved);
+                state.locks.refuse(&slot, &lock::Answer::Moved);
+            });
         }
     }
 }

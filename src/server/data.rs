@@ -2,3 +2,4 @@
 
 pub mod cached;
 pub mod limits;
+pub mod locked;

@@ -2,6 +2,7 @@
 
 use super::ffi::context::Ctx;
 use crate::engine::lease::LEASES_MAX;
+use crate::engine::lock::Mode;
 use crate::engine::tags::TAGS_PER_ENTRY_MAX;
 
 /// Why a command was refused. A refused command changes nothing.
@@ -70,7 +71,17 @@ pub enum Error {
     NotInScript(&'static str),
     /// No more leases are remembered.
     Full,
-    /// A lease would have to be granted, and this server follows another one.
+    /// The key is held, or waited for, as something that cannot be asked for like this.
+    HeldAs(Mode),
+    /// The caller holds the lock already, in this other mode.
+    HeldOtherwise(Mode),
+    /// There is no higher fencing number.
+    NumbersUsedUp,
+    /// A point in time that has passed.
+    Past(&'static str),
+    /// A number that a restarted server would not surpass.
+    FarAhead(&'static str),
+    /// A lease or lock would have to be granted, and this server follows another one.
     Readonly,
     /// The command would change keys that the user may not change.
     NoPermission,
@@ -115,13 +126,26 @@ impl Error {
             Self::Failed(message) => format!("FAILED {}", String::from_utf8_lossy(message)),
             Self::NotInScript(name) => format!("ERR {name} cannot be given in a script, which has no connection"),
             Self::Full => format!("ERR {LEASES_MAX} leases are out, no more can be granted"),
-            Self::Readonly => "READONLY a replica cannot grant a lease".to_owned(),
             Self::NoPermission => "NOPERM this user may not change all of the entries that have the tag".to_owned(),
             Self::TooManyTags => format!("ERR an entry cannot have more than {TAGS_PER_ENTRY_MAX} tags"),
             Self::ReadonlyLimit => "READONLY this server became a replica while the caller waited".to_owned(),
+            Self::HeldAs(mode) => format!("ERR the key is held or waited for {}", held(*mode)),
+            Self::HeldOtherwise(mode) => format!("ERR the owner holds the lock already, {}", held(*mode)),
+            Self::NumbersUsedUp => "ERR the fencing numbers are used up".to_owned(),
+            Self::Past(name) => format!("ERR {name} lies in the past"),
+            Self::FarAhead(name) => format!("ERR {name} is more than a minute ahead"),
+            Self::Readonly => "READONLY a replica cannot grant a lease or a lock".to_owned(),
             Self::Moved => "TRYAGAIN the key moved to another node while the caller waited".to_owned(),
             Self::Internal => "ERR cacheguard failed and changed nothing; see the server's log".to_owned(),
         }
+    }
+}
+
+fn held(mode: Mode) -> String {
+    match mode {
+        Mode::Exclusive => "as an exclusive lock".to_owned(),
+        Mode::Shared => "as a SHARED lock".to_owned(),
+        Mode::Permits(n) => format!("with PERMITS {n}"),
     }
 }
 

@@ -66,6 +66,10 @@ pub fn fields() -> Vec<(&'static std::ffi::CStr, u64)> {
             (c"limits_allowed", LIMITS_ALLOWED.0.load(Relaxed)),
             (c"limits_refused", LIMITS_REFUSED.0.load(Relaxed)),
             (c"limits_waiting", state.pacing.lines.len() as u64),
+            (c"locks_granted", state.locks.tally.granted),
+            (c"locks_refused", state.locks.tally.refused),
+            (c"locks_waited", state.locks.tally.waited),
+            (c"lock_waiters", state.locks.waiters() as u64),
             (c"panics", PANICS.load(Relaxed)),
         ]
     });

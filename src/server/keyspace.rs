@@ -15,6 +15,8 @@ use crate::engine::tags::{KeyId, Standing};
 use crate::engine::time::UnixMillis;
 use std::ffi::CStr;
 
+pub mod lock;
+
 /// When the freshness of an entry ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FreshUntil {

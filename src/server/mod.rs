@@ -13,6 +13,7 @@ pub mod error;
 pub mod ffi;
 pub mod info;
 pub mod keyspace;
+pub mod locking;
 pub mod pacing;
 pub mod pump;
 pub mod reply;

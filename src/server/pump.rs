@@ -10,6 +10,7 @@
 //! slice is handed over in the event that comes right before that write (see
 //! `docs/decisions/0001-parking.md`).
 
+use super::blocked;
 use super::cluster;
 use super::commands::look::{look_into, Sight};
 use super::error::Error;
@@ -17,6 +18,7 @@ use super::ffi::context::{mono_now, server_version, Arg, Ctx};
 use super::ffi::events::{self, BeforeSleep};
 use super::ffi::filter;
 use super::ffi::key::Key;
+use super::locking;
 use super::pacing;
 use super::state::STATE;
 use super::{sweep, tagging};
@@ -47,11 +49,13 @@ pub fn turn(ctx: Ctx<'_>) {
     cluster::refuse_foreign_due(ctx, now);
     STATE.with(|state| (0..CHANGES_PER_TURN).any(|_| !state.book.expire_next(now)));
     sweep::slice(ctx);
+    locking::turn(ctx);
     pacing::turn(ctx, now);
     if server_version() >= VERSION_7_2 {
         answer_some();
     }
-    let more = STATE.with(|state| state.book.has_answers() || state.pacing.lines.has_answers());
+    let more =
+        STATE.with(|state| state.book.has_answers() || state.locks.has_answers() || state.pacing.lines.has_answers());
     events::before_sleep(ctx, if more { BeforeSleep::Call } else { BeforeSleep::Rest });
     stop_watching(ctx, now);
     schedule(ctx);
@@ -73,15 +77,8 @@ pub fn before_sleep(ctx: Ctx<'_>) {
 fn answer_some() {
     let now = mono_now();
     for _ in 0..ANSWERS_PER_TURN {
-        let next = STATE.with(|state| {
-            let (id, answer) = state.book.deliver_next(now)?;
-            Some((state.parking.take(id), answer))
-        });
-        match next {
-            Some((Some(parked), answer)) => parked.answer(answer),
-            Some((None, _)) => {}
-            None if !pacing::answer_next() => break,
-            None => {}
+        if !blocked::answer_next(now) && !locking::answer_next() && !pacing::answer_next() {
+            break;
         }
     }
 }
@@ -178,6 +175,7 @@ pub fn schedule(ctx: Ctx<'_>) {
     let now = mono_now();
     let probe = cluster::next_probe(now);
     let sweeps = sweep::next_slice(ctx, now);
+    let locks = locking::next_turn(now);
     let (due, starts) = STATE.with(|state| {
         let book = &state.book;
         if book.leases() > 0 {
@@ -188,8 +186,8 @@ pub fn schedule(ctx: Ctx<'_>) {
         let lingers = state.watch.is_some() && book.leases() == 0;
         let held_back = state.next_look_at_held_back(now);
         let paced = state.pacing.next_due();
-        let due = [due, probe, sweeps, held_back, paced, lingers.then_some(state.watch_until)];
-        let due = due.into_iter().flatten().min();
+        let dues = [due, probe, sweeps, locks, held_back, paced, lingers.then_some(state.watch_until)];
+        let due = dues.into_iter().flatten().min();
         (due, book.leases() > 0 && state.watch.is_none())
     });
     if starts {

@@ -10,6 +10,7 @@ use super::ffi::main_thread::MainThread;
 use super::ffi::timer::Timer;
 use super::pacing::Pacing;
 use crate::engine::lease::{LeaseBook, Token};
+use crate::engine::lock::LockBook;
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::Slot;
 use crate::engine::watch::Watch;
@@ -18,6 +19,10 @@ use crate::engine::watch::Watch;
 pub struct State {
     /// Leases and who waits for them.
     pub book: LeaseBook,
+    /// Who waits for locks, and the numbers they are given.
+    pub locks: LockBook,
+    /// Which connection each of those is.
+    pub lock_parking: Parking,
     /// Which connection each waiter is.
     pub parking: Parking,
     /// Who waits for units of a limit.
@@ -45,6 +50,8 @@ impl Default for State {
         Self {
             // The generator of the thread is a cryptographic one, seeded by the system.
             book: LeaseBook::new(|| Token(rand::random())),
+            locks: LockBook::default(),
+            lock_parking: Parking::default(),
             parking: Parking::default(),
             pacing: Pacing::default(),
             timer: None,

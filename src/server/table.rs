@@ -4,10 +4,16 @@
 //! documentation; the docs pages and the tests are checked against what it then says.
 
 pub mod limits;
+mod lock;
 
 use super::commands::{admin, invalidate, lease, read, tags, write};
 use super::ffi::entry_point::{entry_point, EntryPoint};
 use std::ffi::CStr;
+
+/// Every command of the module, but for [`limits::CL_THROTTLE`], which is not always ours.
+pub fn commands() -> impl Iterator<Item = &'static Command> {
+    COMMANDS.iter().chain(lock::COMMANDS).chain(limits::COMMANDS)
+}
 
 /// One command.
 pub struct Command {
@@ -154,12 +160,8 @@ const SPECIAL: Option<&CStr> = Some(c"nondeterministic_output request_policy:spe
 /// What holders do changes no data.
 const HOLDS: &CStr = c"may-replicate fast";
 
-/// Every command of the module, but for [`limits::CL_THROTTLE`], which is not always ours.
-pub fn commands() -> impl Iterator<Item = &'static Command> {
-    CACHE.iter().chain(limits::COMMANDS)
-}
-
-static CACHE: &[Command] = &[
+/// Those of entries and tags.
+static COMMANDS: &[Command] = &[
     Command {
         name: c"cache.getsm",
         enter: entry_point(read::getsm),

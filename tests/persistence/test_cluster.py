@@ -7,6 +7,7 @@ import pytest
 from test_rdb import HOUR_MS, SAMPLES, fill, lease, read, waiters
 
 from harness import RawClient, Server, eventually, is_error
+from harness.line import stand_in_line
 
 SLOTS = 16_384
 CONFIG = {"cluster-enabled": "yes", "cluster-node-timeout": 5_000, "repl-ping-replica-period": 100_000}
@@ -333,18 +334,78 @@ def test_among_many_keys_waited_for_those_that_moved_are_found(cluster: Cluster)
         assert others.silent()
 
 
+def test_a_lock_that_moves_is_not_free_where_it_was(cluster: Cluster) -> None:
+    """MIGRATE deletes the key on the source: who waits there is told to ask again, and is not granted it."""
+    one, two, key = cluster.first, cluster.second, cluster.key_of(cluster.first)
+    fence = one.raw().call("CACHE.LOCK", key, "holder", HOUR_MS)
+    parked = [stand_in_line(one, one.raw(), f"w{number}", key=key) for number in range(2)]
+    before = one.digest_value(key)
+    cluster.begin_to_move(key, one, two)
+    assert migrate(one, two, key) == b"OK"
+    assert all(is_error(waiter.recv(), "TRYAGAIN ") for waiter in parked)
+    assert is_error(parked[0].call("CACHE.LOCK", key, "w0", HOUR_MS), "ASK ")
+    assert asking(two, "CACHE.LOCK", key, "w0", HOUR_MS) is None, "it is held there"
+    cluster.end_move(key, two)
+    assert two.digest_value(key) == before
+    assert two.call("CACHE.UNLOCK", key, "holder") == 1
+    assert two.call("CACHE.LOCK", key, "w0", HOUR_MS) > fence
+
+
+def test_while_a_slot_moves_a_lock_is_passed_on_where_it_is(cluster: Cluster) -> None:
+    """Given up on the source it is held there by the next; gone by other hands, who waits is sent on."""
+    one, two, key = cluster.first, cluster.second, cluster.key_of(cluster.first)
+    holder = one.raw()
+    holder.call("CACHE.LOCK", key, "holder", HOUR_MS)
+    first, second = (stand_in_line(one, one.raw(), owner, key=key) for owner in ("first", "second"))
+    cluster.begin_to_move(key, one, two)
+    assert holder.call("CACHE.UNLOCK", key, "holder") == 1
+    assert first.recv() > 0
+    assert holder.call("DEL", key) == 1
+    assert is_error(second.recv(), "TRYAGAIN ")
+    assert is_error(second.call("CACHE.LOCK", key, "second", HOUR_MS), "ASK ")
+    assert asking(two, "CACHE.LOCK", key, "second", HOUR_MS) > 0
+    cluster.end_move(key, two)
+    assert two.call("CACHE.UNLOCK", key, "second") == 1
+
+
+def test_locks_move_with_their_slot_at_one_stroke(cluster: Cluster) -> None:
+    """CLUSTER MIGRATESLOTS of Valkey 9, as for entries."""
+    one, two = cluster.first, cluster.second
+    if not one.is_valkey or one.version < (9,):
+        pytest.skip("Valkey 9 and later")
+    tag = cluster.key_of(one)
+    slot, client = slot_of(tag), one.raw()
+    keys = [b"{%s}%d" % (tag, number) for number in range(3)]
+    for number in range(20):
+        client.call("CACHE.LOCK", keys[0], number, HOUR_MS + number, "SHARED")
+        client.call("CACHE.LOCK", keys[1], number, HOUR_MS - number, "PERMITS", 30)
+    fence = client.call("CACHE.LOCK", keys[2], "holder", HOUR_MS)
+    waiter = stand_in_line(one, one.raw(), "waiter", key=keys[2])
+    before = {key: (one.digest_value(key), one.call("PEXPIRETIME", key)) for key in keys}
+    one.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", cluster.ids[two])
+    reply = waiter.recv(timeout=20)
+    assert is_error(reply, "TRYAGAIN ") or is_error(reply, "MOVED ")
+    assert {key: (two.digest_value(key), two.call("PEXPIRETIME", key)) for key in keys} == before
+    assert two.call("CACHE.UNLOCK", keys[2], "holder") == 1
+    assert two.call("CACHE.LOCK", keys[2], "waiter", HOUR_MS) > fence
+
+
 def test_a_failover_of_a_shard_lets_waiters_go(cluster: Cluster) -> None:
     """Last in this file: the two have swapped their roles then."""
     old, new = cluster.second, cluster.replica
     key, hit = (cluster.key_of(old) for _ in range(2))
     fill(old, {hit: (b"v", HOUR_MS)})
+    locked = cluster.key_of(old)
+    fence = old.call("CACHE.LOCK", locked, "holder", HOUR_MS)
     new.wait_for_sync()
     before = old.digest()
     lease(old, key)
+    in_line = stand_in_line(old, old.raw(), "waiter", key=locked)
     parked: list[RawClient] = waiters(old, key, 3)
     assert new.call("CLUSTER", "FAILOVER") == b"OK"
     for waiter in parked:
         assert waiter.recv(timeout=20).code in ("UNBLOCKED", "MOVED", "READONLY")
+    assert in_line.recv(timeout=20).code in ("UNBLOCKED", "MOVED", "READONLY")
     eventually(lambda: new.info("replication")["role"] == "master", 20)
     eventually(lambda: old.info("replication").get("master_link_status") == "up", 20)
     assert old.stats()["leases"] == old.stats()["waiters"] == 0
@@ -353,3 +414,6 @@ def test_a_failover_of_a_shard_lets_waiters_go(cluster: Cluster) -> None:
     assert holder.call("CACHE.SETSM", key, "v", HOUR_MS) == b"OK"
     assert [waiter.recv() for waiter in parked] == [b"v"] * 2
     assert is_error(old.raw().call("CACHE.GETSM", key), "MOVED ")
+    assert new.call("CACHE.LOCK", locked, "holder", HOUR_MS) == fence
+    new.call("CACHE.UNLOCK", locked, "holder")
+    assert new.call("CACHE.LOCK", locked, "waiter", HOUR_MS) > fence

@@ -382,3 +382,77 @@ def test_pacing(server: Server, recipe: Callable[[str], Recipe]) -> None:
     names["in_turn"](made.append, 1)
     with pytest.raises(names["Busy"]):
         names["in_turn"](made.append, 1)
+def test_lock(server: Server, recipe: Callable[[str], Recipe]) -> None:
+    names = recipe("lock")
+    inside: list[int] = []
+
+    def make() -> bytes:
+        inside.append(1)
+        assert sum(inside) == 1, "one at a time"
+        inside.append(-1)
+        return b"text"
+
+    assert together(20, lambda: names["update_report"](1, make)) == [None] * 20
+    assert server.call("CACHE.GET", "report:1") == b"text" and server.call("EXISTS", "lock:1") == 0
+
+    names["TTL_MS"] = 60
+    deposed = names["Lock"]("lock:2")
+    eventually(lambda: server.call("EXISTS", "lock:2") == 0, message="it was paused for too long")
+    names["TTL_MS"] = 60_000
+    with names["locked"]("lock:2") as successor:
+        assert successor.fence > deposed.fence
+        successor.write("report:2", b"new")
+        with pytest.raises(names["Deposed"]):
+            deposed.write("report:2", b"old")
+        assert not deposed.extend() and not deposed.give_up()
+        assert server.call("CACHE.GET", "report:2") == b"new"
+        names["WAIT_MS"] = 20
+        with pytest.raises(names["NotAcquired"]):
+            names["Lock"]("lock:2")
+        assert successor.take() == successor.fence, "asking again is safe"
+        assert successor.extend()
+    assert names["Lock"]("lock:2").fence > successor.fence
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_redlock(fresh_server: Callable[..., Server], recipe: Callable[[str], Recipe], count: int) -> None:
+    names = recipe("redlock")
+    started = [fresh_server() for _ in range(count)]
+    names["servers"] = [each.client(socket_timeout=5) for each in started]
+    lock_of = names["Redlock"]
+    fences: list[int] = []
+    inside: list[int] = []
+
+    def hold() -> bool:
+        lock = lock_of("k")
+        if not lock.take(30):
+            return False
+        inside.append(1)
+        assert sum(inside) == 1, "one at a time"
+        fences.append(lock.fence)
+        inside.append(-1)
+        lock.give_up()
+        return True
+
+    assert together(6, lambda: hold()) == [True] * 6
+    assert fences == sorted(set(fences)) and len(fences) == 6, "numbers rise among all servers"
+
+    for stopped in started[: count // 2]:
+        stopped.kill9()
+    assert together(4, lambda: hold()) == [True] * 4
+    holder, other = lock_of("k"), lock_of("k")
+    assert holder.take() and not other.try_once()
+    started[0].start()  # it has forgotten everything, and its numbers rise all the same
+    names["servers"][0] = started[0].client(socket_timeout=5)
+    if count == 3:
+        fence = holder.fence
+        started[2].restart(kill=True)
+        names["servers"][2] = started[2].client(socket_timeout=5)
+        assert other.take() and other.fence > fence, "two of three have forgotten: the number is what is left"
+    fences.append((other if count == 3 else holder).fence)
+    assert fences == sorted(set(fences))
+
+    for each in started:
+        if each.is_running:
+            each.kill9()
+    assert not lock_of("k").take(0.05)

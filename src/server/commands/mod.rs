@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod invalidate;
 pub mod lease;
+pub mod lock;
 pub mod look;
 pub mod rate;
 pub mod read;

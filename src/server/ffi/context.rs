@@ -261,6 +261,31 @@ impl<'c> Ctx<'c> {
         assert!(done == OK, "the server refused to replicate {command:?}");
     }
 
+    /// Sends `CACHE.LOCK key owner PXAT at FENCE fence` to replicas and the AOF: what most grants
+    /// are, without building a list.
+    pub fn replicate_grant(self, key: Arg<'_>, owner: &[u8], at: u64, fence: u64) {
+        let number = |n: u64| c_longlong::try_from(n).unwrap_or(c_longlong::MAX);
+        let done = call!(RedisModule_Replicate(
+            self.raw,
+            c"CACHE.LOCK".as_ptr(),
+            c"sbclcl".as_ptr(),
+            key.raw,
+            owner.as_ptr().cast::<c_char>(),
+            owner.len(),
+            c"PXAT".as_ptr(),
+            number(at),
+            c"FENCE".as_ptr(),
+            number(fence)
+        ));
+        assert!(done == OK, "the server refused to replicate a grant");
+    }
+
+    /// Sends `UNLINK key` to replicas and the AOF.
+    pub fn replicate_unlink(self, key: Arg<'_>) {
+        let done = call!(RedisModule_Replicate(self.raw, c"UNLINK".as_ptr(), c"s".as_ptr(), key.raw));
+        assert!(done == OK, "the server refused to replicate a deletion");
+    }
+
     /// Sends `command` with `args` to replicas and the AOF, in the caller's database.
     pub fn replicate(self, command: &'static CStr, args: &[Effect<'_>]) {
         let mut strings = Strings::new(self.raw, args);

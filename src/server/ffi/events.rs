@@ -7,6 +7,7 @@ use super::OK;
 use crate::engine::outbox::Answer;
 use crate::engine::waiters::ClientId;
 use crate::server::blocked;
+use crate::server::locking;
 use crate::server::pump;
 use crate::server::state::STATE;
 use crate::server::{sweep, tagging};
@@ -73,6 +74,7 @@ unsafe extern "C" fn flushed(
         if stage == raw::REDISMODULE_SUBEVENT_FLUSHDB_END {
             let only = (flush.dbnum >= 0).then_some(flush.dbnum);
             sweep::emptied(only);
+            STATE.with(|state| state.locks.flushed(only));
             pump::replaced(Ctx::new(ctx), only);
         }
     });
@@ -88,6 +90,7 @@ unsafe extern "C" fn swapped(
         // SAFETY: the server passes this structure with this event.
         let swap = unsafe { &*data.cast::<raw::RedisModuleSwapDbInfo>() };
         sweep::exchanged(swap.dbnum_first, swap.dbnum_second);
+        STATE.with(|state| state.locks.swapped(swap.dbnum_first, swap.dbnum_second));
         pump::replaced(Ctx::new(ctx), Some(swap.dbnum_first));
         pump::replaced(Ctx::new(ctx), Some(swap.dbnum_second));
     });
@@ -105,6 +108,9 @@ unsafe extern "C" fn role_changed(
                 state.book.forget_all(&Answer::Readonly);
                 state.pacing.forget_all();
             });
+            locking::demoted();
+        } else {
+            locking::promoted();
         }
         // A new primary has to delete what its own may have left.
         pump::schedule(Ctx::new(ctx));

@@ -2,16 +2,17 @@
 //! is refused. Every result is checked: the server answers a mistyped flag with an error code and
 //! nothing else.
 
-use super::context::{bytes_of, Ctx, Level};
+use super::context::{bytes_of, unix_now, Ctx, Level};
 use super::entry_point::{guarded, install_panic_hook};
 use super::{events, types, OK};
 use crate::engine::entry::Entry;
+use crate::engine::lock::Lock;
 use crate::engine::rate::Limits;
 use crate::server::config::{self, Setting};
 use crate::server::info;
 use crate::server::state::STATE;
 use crate::server::table::limits::CL_THROTTLE;
-use crate::server::table::{commands, Access, ArgDoc, ArgKind, Command, Keys, Times};
+use crate::server::table::{self, Access, ArgDoc, ArgKind, Command, Keys, Times};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_longlong, c_void, CString};
 use std::ptr::{null, null_mut};
@@ -69,11 +70,16 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     config::load_arguments(argv.iter().map(|arg| bytes_of(*arg)))?;
     accept(types::register::<Entry>(ctx), "the type cg-cached")?;
     accept(types::register::<Limits>(ctx), "the type cg-limits")?;
+    accept(types::register::<Lock>(ctx), "the type cg-locked")?;
     let in_cluster = Ctx::new(ctx).situation().is_cluster();
-    STATE.with(|state| state.in_cluster = in_cluster);
+    let now = unix_now();
+    STATE.with(|state| {
+        state.in_cluster = in_cluster;
+        state.locks.fences.begin(now);
+    });
     let category =
         has!(RedisModule_AddACLCategory) && call!(RedisModule_AddACLCategory(ctx, MODULE_NAME.as_ptr())) == OK;
-    for command in commands() {
+    for command in table::commands() {
         accept(register_command(ctx, command, category), &command.name.to_string_lossy())?;
     }
     for setting in config::SETTINGS {

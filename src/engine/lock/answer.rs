@@ -1,0 +1,87 @@
+//! Answers to those who waited for a lock, decided and not yet delivered.
+//!
+//! One is taken out of turn when its connection closes, so answers are kept by waiter, beside the
+//! order in which they were decided. What that leaves in the order is skipped when its turn comes.
+
+use super::super::waiters::{ClientId, Slot, WaiterId};
+use super::{Mode, Owner};
+use ahash::AHashMap;
+use std::collections::VecDeque;
+
+/// A grant, as the server needs it to tell it or to take it back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Of which key.
+    pub slot: Slot,
+    /// To whom.
+    pub owner: Owner,
+    /// On which connection.
+    pub client: ClientId,
+    /// Its number.
+    pub fence: u64,
+}
+
+/// What one who waited for a lock is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It holds the lock.
+    Granted(Granted),
+    /// Its wait ended first.
+    TimedOut,
+    /// The key is held as something else than it asked for.
+    Clash(Mode),
+    /// It holds the lock in another mode.
+    Otherwise(Mode),
+    /// Fencing numbers are used up.
+    Exhausted,
+    /// The key came to hold a value of another type.
+    WrongType,
+    /// The key moved to another node of the cluster.
+    Moved,
+    /// This server no longer decides: it became a replica.
+    Readonly,
+}
+
+/// Answers in the order in which they were decided.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    order: VecDeque<WaiterId>,
+    all: AHashMap<WaiterId, Answer>,
+}
+
+impl Answers {
+    pub fn push(&mut self, id: WaiterId, answer: Answer) {
+        self.order.push_back(id);
+        self.all.insert(id, answer);
+    }
+
+    /// The next to be told.
+    pub fn pop(&mut self) -> Option<(WaiterId, Answer)> {
+        while let Some(id) = self.order.pop_front() {
+            if let Some(answer) = self.take(id) {
+                return Some((id, answer));
+            }
+        }
+        None
+    }
+
+    /// Takes the answer of `id` out of turn.
+    pub fn take(&mut self, id: WaiterId) -> Option<Answer> {
+        let answer = self.all.remove(&id);
+        if self.all.is_empty() {
+            self.order.clear();
+            self.order.shrink_to(64);
+            self.all.shrink_to(64);
+        }
+        answer
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    #[cfg(test)]
+    pub fn ids(&self) -> impl Iterator<Item = WaiterId> + '_ {
+        self.all.keys().copied()
+    }
+}

@@ -1,0 +1,140 @@
+//! What happens to locks outside of commands that ask for them: keys go by other hands, connections
+//! close, answers are not heard.
+//!
+//! Some of it is noticed where keys must not be touched. So it is noted, and [`LockBook::step`] says
+//! what follows from it once the key can be looked at: before the turn of the event loop ends, and
+//! before any command decides about the key.
+
+use super::answer::Granted;
+use super::{Change, Holder, Lock, LockBook, Owner};
+use crate::engine::waiters::{Bond, ClientId, DbId, Slot};
+use std::rc::Rc;
+
+/// Why a holder is to lose its lock, if it still holds it as it did then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The connection it is bound to closed.
+    Closed(ClientId),
+    /// It was granted this number on that connection and did not hear of it.
+    Unheard(ClientId, u64),
+}
+
+impl LockBook {
+    /// A grant was decided and nobody heard of it: it is taken back, unless it was told elsewhere.
+    pub fn unheard(&mut self, granted: &Granted) {
+        let loss = Loss::Unheard(granted.client, granted.fence);
+        self.doubted.entry(granted.slot.clone()).or_default().push((Owner::clone(&granted.owner), loss));
+    }
+
+    /// A connection closed: what is bound to it is to be released. True if anything is.
+    pub fn disconnect(&mut self, client: ClientId) -> bool {
+        let bonds = self.bonds.cut(client);
+        let any = !bonds.is_empty();
+        for (slot, owner) in bonds {
+            self.doubted.entry(slot).or_default().push((owner, Loss::Closed(client)));
+        }
+        any
+    }
+
+    /// `change` was made to the lock under `slot`, and `replaced` a holder or removed it.
+    pub fn committed(&mut self, db: DbId, key: &[u8], change: &Change, replaced: Option<&Holder>) {
+        let bound = |holder: &Holder| if holder.bond == Bond::Bound { holder.client } else { None };
+        let before = replaced.and_then(|holder| Some((bound(holder)?, Owner::clone(&holder.owner))));
+        let after = match change {
+            Change::Hold { holder, .. } => bound(holder).map(|client| (client, Owner::clone(&holder.owner))),
+            Change::Drop { .. } | Change::Clear => None,
+        };
+        if before.is_none() && after.is_none() {
+            return;
+        }
+        let slot = Slot { db, key: key.into() };
+        if let Some((client, owner)) = before {
+            self.bonds.untie(client, &slot, &owner);
+        }
+        if let Some((client, owner)) = after {
+            self.bonds.tie(client, slot, owner);
+        }
+    }
+
+    /// The lock under `key` went by other hands, or by ours. True if somebody waits for it.
+    pub fn removed(&mut self, db: DbId, key: &[u8], lock: &Lock) -> bool {
+        if !self.bonds.is_empty() {
+            let bound = lock.holders().iter().filter(|holder| holder.bond == Bond::Bound);
+            for holder in bound {
+                if let Some(client) = holder.client {
+                    let slot = Slot { db, key: key.into() };
+                    self.bonds.untie(client, &slot, &holder.owner);
+                }
+            }
+        }
+        self.doubt(db, key)
+    }
+
+    /// The key may have changed. True if somebody waits for it.
+    pub fn doubt(&mut self, db: DbId, key: &[u8]) -> bool {
+        let Some((name, dbs)) = self.lines.get_key_value(key) else { return false };
+        if !dbs.contains_key(&db) {
+            return false;
+        }
+        self.doubted.entry(Slot { db, key: Rc::clone(name) }).or_default();
+        true
+    }
+
+    /// Every key of database `only` (`None`: of all) went.
+    pub fn flushed(&mut self, only: Option<DbId>) {
+        self.bonds.forget(only);
+        self.doubt_all(only);
+    }
+
+    /// The keys of two databases changed places; who waits stays where it is.
+    pub fn swapped(&mut self, one: DbId, other: DbId) {
+        self.bonds.swap(one, other);
+        let doubted = std::mem::take(&mut self.doubted).into_iter();
+        self.doubted = doubted.map(|(slot, losses)| (slot.swapped(one, other), losses)).collect();
+        self.doubt_all(Some(one));
+        self.doubt_all(Some(other));
+    }
+
+    fn doubt_all(&mut self, only: Option<DbId>) {
+        for (key, dbs) in &self.lines {
+            for db in dbs.keys().filter(|db| only.is_none_or(|only| only == **db)) {
+                self.doubted.entry(Slot { db: *db, key: Rc::clone(key) }).or_default();
+            }
+        }
+    }
+
+    /// Forgets what was noted about a key that this server does not serve any more.
+    pub fn believe(&mut self, slot: &Slot) {
+        self.doubted.remove(slot);
+    }
+
+    /// A key about which [`Self::step`] has something to say.
+    #[must_use]
+    pub fn next_doubted(&self) -> Option<Slot> {
+        self.doubted.first_key_value().map(|(slot, _)| slot.clone())
+    }
+
+    /// `key`, if [`Self::step`] has something to say about it, or somebody waits for it.
+    #[must_use]
+    pub fn concerned(&self, db: DbId, key: &[u8]) -> Option<Slot> {
+        if self.lines.is_empty() && self.doubted.is_empty() {
+            return None;
+        }
+        if let Some((name, _)) = self.lines.get_key_value(key).filter(|(_, dbs)| dbs.contains_key(&db)) {
+            return Some(Slot { db, key: Rc::clone(name) });
+        }
+        let slot = Slot { db, key: key.into() };
+        self.doubted.contains_key(&slot).then_some(slot)
+    }
+}
+
+impl Loss {
+    pub(super) fn concerns(self, holder: &Holder) -> bool {
+        match self {
+            Self::Closed(client) => holder.client == Some(client) && holder.bond == Bond::Bound,
+            Self::Unheard(client, fence) => {
+                holder.client == Some(client) && holder.fence == fence && !holder.told_twice
+            }
+        }
+    }
+}

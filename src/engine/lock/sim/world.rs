@@ -1,0 +1,484 @@
+//! A server in small around a lock book, and what happens to it.
+
+use super::event::Event;
+use super::keyspace::{Effect, Keyspace, Value};
+use crate::engine::lock::{
+    Answer, Asked, Change, Fences, Found, Granted, Judged, Lock, LockBook, Mode, Now, Owner, Request, Term,
+};
+use crate::engine::time::{MonoMillis, UnixMillis};
+use crate::engine::waiters::{Bond, ClientId, DbId, Slot, WaiterId};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+/// One who waits, as the world saw it come.
+#[derive(Clone, Debug)]
+pub struct Waits {
+    pub id: WaiterId,
+    pub client: ClientId,
+    pub owner: u8,
+    pub mode: Mode,
+    pub deadline: MonoMillis,
+}
+
+/// A grant that somebody was told of.
+#[derive(Clone, Debug)]
+pub struct Belief {
+    pub slot: Slot,
+    pub owner: u8,
+    pub fence: u64,
+    pub deadline: UnixMillis,
+    pub bound_to: Option<ClientId>,
+}
+
+pub struct World {
+    pub rng: StdRng,
+    pub book: LockBook,
+    pub keyspace: Keyspace,
+    pub replica: Keyspace,
+    pub replica_fences: Fences,
+    pub unsent: VecDeque<Effect>,
+    /// Time as it really passes; the server's wall clock is behind by `behind_ms`.
+    pub true_ms: u64,
+    pub behind_ms: u64,
+    pub started_ms: u64,
+    pub clients: Vec<ClientId>,
+    last_client: u64,
+    pub lines: BTreeMap<Slot, Vec<Waits>>,
+    /// Answers decided, by waiter: what the world expects to be delivered.
+    pub owed: BTreeMap<WaiterId, ClientId>,
+    pub beliefs: Vec<Belief>,
+    pub fences: Vec<u64>,
+    /// Numbers whose holders went to another key or server with their bond, which does not follow.
+    pub untied: BTreeSet<u64>,
+    waiters_max: usize,
+    dbs: DbId,
+    keys: u8,
+    owners: u8,
+    semaphores: bool,
+    pub seen: BTreeMap<Event, u64>,
+}
+
+const T0: u64 = 1_800_000_000_000;
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (dbs, keys, owners) = (rng.random_range(1..=2), rng.random_range(1..=3), rng.random_range(2..=12));
+        let (number, semaphores) = (rng.random_range(2..=16), rng.random_bool(0.5));
+        let mut world = Self {
+            rng,
+            book: LockBook::default(),
+            keyspace: Keyspace::default(),
+            replica: Keyspace::default(),
+            replica_fences: Fences::default(),
+            unsent: VecDeque::new(),
+            true_ms: T0,
+            behind_ms: 0,
+            started_ms: T0,
+            clients: Vec::new(),
+            last_client: 0,
+            lines: BTreeMap::new(),
+            owed: BTreeMap::new(),
+            beliefs: Vec::new(),
+            fences: Vec::new(),
+            untied: BTreeSet::new(),
+            waiters_max: 1_000,
+            dbs,
+            keys,
+            owners,
+            semaphores,
+            seen: BTreeMap::new(),
+        };
+        world.book.fences.begin(UnixMillis(T0));
+        for _ in 0..number {
+            world.connect();
+        }
+        world
+    }
+
+    pub fn now(&self) -> Now {
+        Now { unix: UnixMillis(self.true_ms - self.behind_ms), mono: MonoMillis(self.true_ms) }
+    }
+
+    pub fn count(&mut self, event: Event, happened: bool) {
+        *self.seen.entry(event).or_default() += u64::from(happened);
+    }
+
+    pub fn connect(&mut self) {
+        self.last_client += 1;
+        self.clients.push(ClientId(self.last_client));
+    }
+
+    /// Lets something happen, and checks everything.
+    pub fn act(&mut self) {
+        let (slot, other) = (self.some_slot(), self.some_slot());
+        let percent = self.rng.random_range(0..100u32);
+        match self.rng.random_range(0..200) {
+            0..70 => self.lock(slot),
+            70..95 => self.unlock(&slot),
+            95..100 => self.extend(&slot),
+            100..104 => self.removed_by(Effect::Delete(slot.clone()), &[slot]),
+            104..106 => self.removed_by(Effect::Overwrite(slot.clone()), &[slot]),
+            106..108 => {
+                let at = (percent < 80).then(|| self.now().unix.after(u64::from(percent)));
+                self.happen(Effect::Expire(slot, at));
+            }
+            108 if self.keyspace.0.contains_key(&slot) && slot != other => {
+                self.count(Event::RenamedAway, self.lines.get(&slot).is_some_and(|line| !line.is_empty()));
+                self.untie(Some(&slot));
+                self.removed_by(Effect::Rename(slot.clone(), other.clone()), &[slot, other]);
+            }
+            109 if self.keyspace.0.contains_key(&slot) && slot != other => {
+                self.removed_by(Effect::Copy(slot, other.clone()), &[other]);
+            }
+            110 => self.flush((percent < 80).then_some(slot.db)),
+            111 => self.swap(slot.db, other.db),
+            112..118 => self.close(),
+            118..122 => self.unblock(),
+            122..150 => self.deliver(percent),
+            150..165 => self.pump(),
+            165..185 => self.pass(percent),
+            185 => {
+                self.behind_ms = self.rng.random_range(self.behind_ms..60_000);
+                self.count(Event::ClockSetBack, true);
+            }
+            186 if percent < 20 => self.restart(),
+            187 if percent < 40 => self.fail_over(),
+            188 if percent < 20 => self.demote(),
+            189 => self.waiters_max = if percent < 30 { percent as usize / 3 } else { 1_000 },
+            190..197 => {
+                let most = self.rng.random_range(0..=self.unsent.len());
+                self.send(most);
+            }
+            _ => {}
+        }
+        self.check();
+    }
+
+    fn some_slot(&mut self) -> Slot {
+        let (db, key) = (self.rng.random_range(0..self.dbs), self.rng.random_range(0..self.keys));
+        Slot { db, key: Rc::from([b'k', key]) }
+    }
+
+    fn some_mode(&mut self, slot: &Slot) -> Mode {
+        let is_semaphore = self.semaphores && slot.key.last().is_some_and(|key| key % 2 == 0);
+        match self.rng.random_range(0..100) {
+            0..3 => Mode::Permits(self.rng.random_range(1..4)),
+            _ if is_semaphore => Mode::Permits(3),
+            3..55 => Mode::Exclusive,
+            _ => Mode::Shared,
+        }
+    }
+
+    /// A duration: mostly short, so that deadlines coincide; sometimes long.
+    fn some_ms(&mut self) -> u64 {
+        match self.rng.random_range(0..10) {
+            0..6 => self.rng.random_range(1..30),
+            6..9 => self.rng.random_range(1..500),
+            _ => self.rng.random_range(1..100_000),
+        }
+    }
+
+    fn is_waiting(&self, client: ClientId) -> bool {
+        self.lines.values().flatten().any(|waits| waits.client == client)
+            || self.owed.values().any(|owed| *owed == client)
+    }
+
+    fn lock(&mut self, slot: Slot) {
+        let client = self.clients[self.rng.random_range(0..self.clients.len())];
+        if self.is_waiting(client) {
+            return;
+        }
+        let (owner, mode) = (self.rng.random_range(0..self.owners), self.some_mode(&slot));
+        let (ttl_ms, wait_ms) = (self.some_ms(), if self.rng.random_bool(0.2) { 0 } else { self.some_ms() });
+        let bond = if self.rng.random_bool(0.2) { Bond::Bound } else { Bond::Free };
+        self.settle(&slot);
+        if self.keyspace.0.get(&slot) == Some(&Value::Other) {
+            return;
+        }
+        let request =
+            Request { owner: Owner::from([owner]), client, mode, term: Term::Lasts(ttl_ms), bond, at_least: 0 };
+        let now = self.now();
+        let line = self.lines.get(&slot).is_some_and(|line| !line.is_empty());
+        let limits = (wait_ms, self.waiters_max);
+        match self.book.ask((slot.db, &slot.key), self.keyspace.lock(&slot), request, limits, now) {
+            Asked::Granted { fence, change } => {
+                assert!(!line, "a newcomer overtook the line of {slot:?}");
+                self.count(Event::GrantedAtOnce, true);
+                self.count(
+                    Event::PermitsInUse,
+                    matches!(mode, Mode::Permits(2..)) && self.keyspace.lock(&slot).is_some(),
+                );
+                self.number(fence);
+                self.commit(&slot, change);
+                self.believe(&slot, owner, fence);
+            }
+            Asked::Again { fence, change } => {
+                self.count(Event::ToldAgain, true);
+                self.commit(&slot, change);
+                self.believe(&slot, owner, fence);
+            }
+            Asked::Parked(id) => {
+                assert!(wait_ms > 0 && self.book.waiters() <= self.waiters_max);
+                let deadline = now.mono.after(wait_ms);
+                self.lines.entry(slot).or_default().push(Waits { id, client, owner, mode, deadline });
+            }
+            Asked::Busy => self.count(Event::Crowded, wait_ms > 0),
+            Asked::Clash(held) => {
+                assert!(mode.clashes(held));
+                self.count(Event::Clashed, true);
+            }
+            Asked::Otherwise(held) => {
+                assert!(mode != held && !mode.clashes(held));
+                self.count(Event::HeldOtherwise, true);
+            }
+            Asked::Exhausted => panic!("numbers are used up"),
+        }
+    }
+
+    /// A new number: higher than all before it.
+    pub fn number(&mut self, fence: u64) {
+        assert!(self.fences.last().is_none_or(|last| *last < fence), "number {fence} after {:?}", self.fences.last());
+        self.fences.push(fence);
+    }
+
+    /// `owner` is told that it holds `slot`, as its value says.
+    fn believe(&mut self, slot: &Slot, owner: u8, fence: u64) {
+        let lock = self.keyspace.lock(slot).expect("a grant of a lock that is not there");
+        let holder = lock.holders().iter().find(|holder| *holder.owner == [owner]).expect("a grant to nobody");
+        assert_eq!(holder.fence, fence);
+        let (deadline, bound_to) = (holder.deadline, holder.client.filter(|_| holder.bond == Bond::Bound));
+        self.disbelieve(slot, Some(owner));
+        self.beliefs.push(Belief { slot: slot.clone(), owner, fence, deadline, bound_to });
+    }
+
+    fn disbelieve(&mut self, slot: &Slot, owner: Option<u8>) {
+        self.beliefs.retain(|belief| belief.slot != *slot || owner.is_some_and(|owner| owner != belief.owner));
+    }
+
+    fn unlock(&mut self, slot: &Slot) {
+        let owner = match self.keyspace.lock(slot) {
+            Some(lock) if self.rng.random_bool(0.8) => {
+                lock.holders()[self.rng.random_range(0..lock.holders().len())].owner[0]
+            }
+            _ => self.rng.random_range(0..self.owners),
+        };
+        self.settle(slot);
+        let before = self.keyspace.clone();
+        let now = self.now().unix;
+        match self.keyspace.lock(slot).and_then(|lock| lock.release(&[owner], now)) {
+            Some(change) => {
+                self.disbelieve(slot, Some(owner));
+                self.commit(slot, change);
+                self.settle(slot);
+            }
+            None => assert_eq!(before, self.keyspace),
+        }
+    }
+
+    fn extend(&mut self, slot: &Slot) {
+        let (owner, ms) = (self.rng.random_range(0..self.owners), self.some_ms());
+        self.settle(slot);
+        let now = self.now().unix;
+        if let Some(change) = self.keyspace.lock(slot).and_then(|lock| lock.extend(&[owner], now.after(ms), now)) {
+            self.commit(slot, change);
+            self.beliefs
+                .iter_mut()
+                .filter(|belief| belief.slot == *slot && belief.owner == owner)
+                .for_each(|belief| belief.deadline = now.after(ms));
+            self.settle(slot);
+        }
+    }
+
+    pub fn happen(&mut self, effect: Effect) {
+        self.keyspace.apply(effect.clone());
+        self.unsent.push_back(effect);
+    }
+
+    pub fn untie(&mut self, only: Option<&Slot>) {
+        let locks = self.keyspace.locks().filter(|(slot, _)| only.is_none_or(|only| only == *slot));
+        self.untied.extend(locks.flat_map(|(_, lock)| lock.holders()).map(|holder| holder.fence));
+    }
+
+    /// As the server commits a change.
+    fn commit(&mut self, slot: &Slot, change: Change) {
+        let now = self.now().unix;
+        let replaced = match (&change, self.keyspace.lock(slot).cloned()) {
+            (_, Some(mut lock)) => lock.apply(change.clone()),
+            _ => None,
+        };
+        if let (Change::Drop { .. }, Some(gone)) = (&change, &replaced) {
+            self.disbelieve_dropped(slot, gone.owner[0], gone.deadline <= now);
+        }
+        if let (Change::Clear, Some(lock)) = (&change, self.keyspace.lock(slot)) {
+            assert!(lock.live(now).next().is_none(), "{lock:?} is cleared");
+            self.disbelieve(slot, None);
+        }
+        let before = self.keyspace.lock(slot).cloned();
+        self.happen(Effect::Change(slot.clone(), change.clone()));
+        self.book.committed(slot.db, &slot.key, &change, replaced.as_ref());
+        if let (Some(before), None) = (before, self.keyspace.lock(slot)) {
+            self.book.removed(slot.db, &slot.key, &before);
+        }
+    }
+
+    fn disbelieve_dropped(&mut self, slot: &Slot, owner: u8, overdue: bool) {
+        let mine = |belief: &&Belief| belief.slot == *slot && belief.owner == owner;
+        if let Some(belief) = self.beliefs.iter().find(mine) {
+            assert!(overdue || belief.bound_to.is_some_and(|client| !self.clients.contains(&client)), "{belief:?}");
+        }
+        self.count(Event::ReleasedByClosing, !overdue && self.beliefs.iter().any(|belief| mine(&belief)));
+        self.disbelieve(slot, Some(owner));
+    }
+
+    /// As the server asks the book until nothing is left to do about a key.
+    fn settle(&mut self, slot: &Slot) {
+        self.expire_natively(slot);
+        let mut together = 0;
+        for turn in 0.. {
+            assert!(turn < 1_000, "no end of changes to {slot:?}");
+            let now = self.now();
+            let found = match self.keyspace.0.get(slot) {
+                None => Found::Nothing,
+                Some(Value::Lock(lock, expires)) => Found::Lock(lock, *expires),
+                Some(Value::Other) => Found::WrongType,
+            };
+            let wrong_type = matches!(found, Found::WrongType);
+            let change = self.book.step(slot, found, now);
+            let held_before = self.keyspace.lock(slot).is_some();
+            self.note_answers(slot, change.as_ref(), wrong_type);
+            let Some(change) = change else { break };
+            if let Change::Hold { .. } = change {
+                together += 1;
+                self.count(Event::GrantedTogether, together > 1);
+                self.count(Event::GrantedAfterDeadline, !held_before);
+            }
+            self.commit(slot, change);
+        }
+    }
+
+    /// Compares the line of the book with that of the world, and the difference with `change`.
+    fn note_answers(&mut self, slot: &Slot, change: Option<&Change>, wrong_type: bool) {
+        let left = self.book.inside(slot);
+        let line = self.lines.entry(slot.clone()).or_default();
+        let gone: Vec<_> = line.iter().filter(|waits| !left.contains(&waits.id)).cloned().collect();
+        let head = line.first().cloned();
+        line.retain(|waits| left.contains(&waits.id));
+        assert_eq!(line.iter().map(|waits| waits.id).collect::<Vec<_>>(), left, "the line of {slot:?}");
+        self.owed.extend(gone.iter().map(|waits| (waits.id, waits.client)));
+        if wrong_type {
+            self.count(Event::WrongType, !gone.is_empty());
+            return;
+        }
+        let Some(Change::Hold { mode, holder }) = change else { return };
+        let mine: Vec<_> = gone.iter().filter(|waits| [waits.owner] == *holder.owner && waits.mode == *mode).collect();
+        let refused = gone.len() - mine.len();
+        let first = mine.first().expect("a grant to one who does not wait");
+        assert!(refused > 0 || head.is_some_and(|head| head.id == first.id), "{first:?} overtook");
+        let new = self.fences.last().is_none_or(|last| *last < holder.fence);
+        self.count(Event::GrantedAfterWaiting, new);
+        self.count(Event::GrantedToTwoOfOneName, mine.len() > 1);
+        if new {
+            self.number(holder.fence);
+        }
+    }
+
+    pub fn expire_natively(&mut self, slot: &Slot) {
+        let now = self.now().unix;
+        if let Some(Value::Lock(_, Some(at))) = self.keyspace.0.get(slot) {
+            if *at < now {
+                self.removed_by(Effect::Delete(slot.clone()), std::slice::from_ref(slot));
+            }
+        }
+    }
+
+    /// Something happens that removes what is under `slots`.
+    fn removed_by(&mut self, effect: Effect, slots: &[Slot]) {
+        let gone: Vec<(Slot, Lock)> =
+            slots.iter().filter_map(|slot| Some((slot.clone(), self.keyspace.lock(slot)?.clone()))).collect();
+        slots.iter().for_each(|slot| self.disbelieve(slot, None));
+        self.happen(effect);
+        for (slot, lock) in gone {
+            self.book.removed(slot.db, &slot.key, &lock);
+        }
+    }
+
+    pub fn unheard(&mut self, granted: &Granted) {
+        self.book.unheard(granted);
+        self.count(Event::TakenBackUnheard, true);
+    }
+
+    /// Some answers go out; some of their receivers are gone.
+    fn deliver(&mut self, lost_percent: u32) {
+        let most = self.rng.random_range(0..10);
+        for _ in 0..most {
+            let Some((id, answer)) = self.book.deliver_next() else { break };
+            let client = self.owed.remove(&id).expect("an answer that nobody is owed");
+            let lost = self.rng.random_range(0..100) < lost_percent / 2;
+            match answer {
+                Answer::Granted(granted) if lost => self.unheard(&granted),
+                Answer::Granted(granted) => self.hear(client, &granted),
+                Answer::TimedOut => self.count(Event::TimedOut, true),
+                _ => {}
+            }
+        }
+    }
+
+    /// A grant is heard of; by then it may be over.
+    fn hear(&mut self, client: ClientId, granted: &Granted) {
+        assert_eq!(client, granted.client);
+        let (slot, now) = (granted.slot.clone(), self.now().unix);
+        let Some(lock) = self.keyspace.lock(&slot) else { return };
+        if lock.holder(&granted.owner, now).is_some_and(|holder| holder.fence == granted.fence) {
+            self.believe(&slot, granted.owner[0], granted.fence);
+        }
+    }
+
+    pub fn pump(&mut self) {
+        loop {
+            while let Some(slot) = self.book.next_doubted() {
+                self.settle(&slot);
+            }
+            let now = self.now();
+            let before: Vec<_> = self.lines.values().flatten().cloned().collect();
+            if !self.book.expire_next(now) {
+                break;
+            }
+            for waits in before {
+                let slot = self.lines.iter().find(|(_, line)| line.iter().any(|other| other.id == waits.id));
+                let slot = slot.map(|(slot, _)| slot.clone()).expect("it was there");
+                if !self.book.inside(&slot).contains(&waits.id) {
+                    assert!(waits.deadline <= now.mono, "{waits:?} ended early");
+                    self.lines.entry(slot).or_default().retain(|other| other.id != waits.id);
+                    self.owed.insert(waits.id, waits.client);
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, percent: u32) {
+        self.true_ms += if percent < 3 { 1_000_000 } else { self.some_ms() / 3 };
+        if percent < 60 {
+            let slots: Vec<_> = self.keyspace.0.keys().cloned().collect();
+            slots.iter().for_each(|slot| self.expire_natively(slot));
+            self.pump();
+        }
+    }
+
+    fn send(&mut self, most: usize) {
+        for effect in self.unsent.drain(..most) {
+            if let Effect::Change(_, Change::Hold { holder, .. }) = &effect {
+                self.replica_fences.see(holder.fence);
+            }
+            self.replica.apply(effect);
+        }
+    }
+
+    /// How `slot` would look to `waits`.
+    pub fn judge(&self, slot: &Slot, waits: &Waits) -> Judged {
+        let now = self.now().unix;
+        self.keyspace.lock(slot).map_or(Judged::Free, |lock| lock.judge(&[waits.owner], waits.mode, now))
+    }
+}

@@ -1,0 +1,50 @@
+//! What must hold inside a [`LockBook`] between any two calls.
+
+use super::book::Due;
+use super::LockBook;
+use crate::engine::waiters::{Slot, WaiterId};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+impl LockBook {
+    /// Who waits for `slot`, oldest first.
+    pub(crate) fn inside(&self, slot: &Slot) -> Vec<WaiterId> {
+        self.line(slot.db, &slot.key).into_iter().flat_map(|line| line.ids()).collect()
+    }
+
+    /// Asserts the invariants of `lock.rs`. O(everything).
+    pub(crate) fn validate(&self) {
+        let mut placed = BTreeSet::new();
+        let mut due = BTreeSet::new();
+        for (key, dbs) in &self.lines {
+            assert!(!dbs.is_empty(), "a name without a line");
+            for (db, line) in dbs {
+                let slot = Slot { db: *db, key: Rc::clone(key) };
+                assert!(!line.is_empty(), "a line of nobody");
+                assert!(
+                    line.look_at.is_some() || self.doubted.contains_key(&slot),
+                    "a line that nobody looks at: {slot:?}"
+                );
+                due.extend(line.look_at.map(|at| (at, Due::Look(slot.clone()))));
+                for id in line.ids() {
+                    let waiting = self.waiting.get(&id).expect("one who left stands in a line");
+                    assert_eq!(waiting.slot, slot, "{id:?} stands in another key's line");
+                    assert!(placed.insert(id), "{id:?} stands in two lines");
+                    assert!(line.of(&waiting.request.owner).any(|other| other == id), "{id:?} has no name");
+                    due.insert((waiting.deadline, Due::Wait(id)));
+                }
+                let named: usize = line
+                    .ids()
+                    .map(|id| self.waiting[&id].request.owner.clone())
+                    .collect::<BTreeSet<_>>()
+                    .iter()
+                    .map(|owner| line.of(owner).count())
+                    .sum();
+                assert_eq!(named, line.len(), "names of those who left");
+            }
+        }
+        assert_eq!(placed.len(), self.waiting.len(), "somebody waits nowhere");
+        assert_eq!(due, self.due, "deadlines");
+        assert!(self.answers.ids().all(|id| !placed.contains(&id)), "one who waits has an answer");
+    }
+}

@@ -1,0 +1,60 @@
+//! Changes to locks: made here, and sent to replicas and the AOF as what happened.
+
+use super::{push_number, Effect};
+use crate::engine::lock::{Change, Lock, Mode};
+use crate::engine::waiters::DbId;
+use crate::server::ffi::context::{Arg, Ctx};
+use crate::server::ffi::key::Key;
+use crate::server::state::STATE;
+
+/// Makes `change` to the lock under `key`, which is open for writing as `name` and holds a lock or
+/// nothing. The last holder takes the key along.
+pub fn commit(ctx: Ctx<'_>, mut key: Key<'_>, db: DbId, name: Arg<'_>, change: &Change) {
+    let mut replaced = None;
+    let left = match (key.value_mut::<Lock>(), change) {
+        (Some(lock), change) => {
+            replaced = lock.apply(change.clone());
+            (!lock.holders().is_empty()).then(|| lock.end())
+        }
+        (None, Change::Hold { mode, holder }) => {
+            key.put(Lock::new(*mode, holder.clone()));
+            Some(holder.deadline)
+        }
+        (None, Change::Drop { .. } | Change::Clear) => return,
+    };
+    // ORDER: storing may drop the TTL, so that is set after.
+    if left.is_some() {
+        key.expire_at(left);
+    } else {
+        key.delete();
+    }
+    drop(key);
+    STATE.with(|state| state.locks.committed(db, name.bytes(), change, replaced.as_ref()));
+    ctx.signal_modified(name);
+    match change {
+        Change::Hold { mode: Mode::Exclusive, holder } => {
+            ctx.replicate_grant(name, &holder.owner, holder.deadline.0, holder.fence);
+            ctx.notify(c"cache.lock", name);
+        }
+        Change::Hold { mode, holder } => {
+            let mut effect = vec![Effect::Arg(name), Effect::Bytes(&holder.owner)];
+            push_number(&mut effect, c"PXAT", holder.deadline.0);
+            push_number(&mut effect, c"FENCE", holder.fence);
+            match mode {
+                Mode::Permits(n) => push_number(&mut effect, c"PERMITS", (*n).into()),
+                _ => effect.push(Effect::Word(c"SHARED")),
+            }
+            ctx.replicate(c"CACHE.LOCK", &effect);
+            ctx.notify(c"cache.lock", name);
+        }
+        Change::Drop { owner } if left.is_some() => {
+            ctx.replicate(c"CACHE.UNLOCK", &[Effect::Arg(name), Effect::Bytes(owner)]);
+            ctx.notify(c"cache.unlock", name);
+        }
+        Change::Drop { .. } | Change::Clear => {
+            ctx.replicate_unlink(name);
+            ctx.notify(c"cache.unlock", name);
+            ctx.notify_deleted(name);
+        }
+    }
+}

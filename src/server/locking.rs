@@ -1,0 +1,193 @@
+//! Locks between commands: whoever can be granted one is, whatever freed it.
+//!
+//! The book of the engine says what is to be done about a key; here it is done, until it says
+//! nothing more. That happens within the command that frees a lock, and in the pump's turn for all
+//! that no command says: deadlines, connections that close, keys that go by other hands.
+//!
+//! While the server holds writes back (`CLIENT PAUSE`, a failover) the data set must not change, so
+//! grants wait until that is over. On a replica nobody waits, so nothing is granted.
+
+use super::error::Error;
+use super::ffi::block::{Awaited, Parked, Tell};
+use super::ffi::context::{mono_now, unix_now, Arg, Ctx};
+use super::ffi::entry_point::ArgVec;
+use super::ffi::events;
+use super::ffi::filter;
+use super::ffi::key::{Holds, Key};
+use super::state::STATE;
+use super::{keyspace, pump};
+use crate::engine::lock::{Answer, Found, Lock, Now};
+use crate::engine::time::MonoMillis;
+use crate::engine::waiters::{DbId, Slot, WaiterId};
+
+/// Changes made, keys looked at and waits ended in one turn.
+const CHANGES_PER_TURN: usize = 1_000;
+/// Changes made within a command; what is left of a long line of readers is for the next turn.
+const CHANGES_PER_COMMAND: usize = 100;
+/// How often to look whether writes are still held back, in milliseconds.
+const PAUSED_MS: u64 = 20;
+
+/// The moment, on both clocks.
+#[must_use]
+pub fn now() -> Now {
+    Now { unix: unix_now(), mono: mono_now() }
+}
+
+/// Does what is to be done about a key before a command of the same database decides about it, if
+/// there is anything.
+pub fn settle_before(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
+    if let Some(slot) = STATE.with(|state| state.locks.concerned(db, name.bytes())) {
+        settle(ctx, &slot, name, CHANGES_PER_COMMAND);
+    }
+}
+
+/// The same for a key with a holder past its deadline.
+pub fn settle_overdue(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
+    settle(ctx, &Slot { db, key: name.bytes().into() }, name, CHANGES_PER_COMMAND);
+}
+
+/// A command freed `name` or changed how long it is held: whoever can be granted it is.
+pub fn settle_after(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
+    settle_before(ctx, db, name);
+    if STATE.with(|state| state.locks.has_answers() || state.locks.next_doubted().is_some()) {
+        pump::schedule(ctx);
+    }
+}
+
+/// Makes at most so many changes; what is left of them.
+fn settle(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>, most: usize) -> usize {
+    for left in (0..most).rev() {
+        let (key, now) = (ctx.open_write(name), now());
+        let found = found(&key);
+        let Some(change) = STATE.with(|state| state.locks.step(slot, found, now)) else { return left };
+        keyspace::lock::commit(ctx, key, slot.db, name, &change);
+    }
+    0
+}
+
+fn found<'k>(key: &'k Key<'_>) -> Found<'k> {
+    match key.value::<Lock>() {
+        Some(lock) => Found::Lock(lock, key.expires()),
+        None if matches!(key.holds(), Holds::Nothing) => Found::Nothing,
+        None => Found::WrongType,
+    }
+}
+
+/// Settles keys that something happened to, and ends what is due.
+pub fn turn(ctx: Ctx<'_>) {
+    let paused = filter::holds_writes_back();
+    let mut left = CHANGES_PER_TURN;
+    while left > 0 {
+        let next = if paused { None } else { STATE.with(|state| state.locks.next_doubted()) };
+        if let Some(slot) = next {
+            left = settle_anywhere(ctx, &slot, left);
+            continue;
+        }
+        let now = now();
+        if !STATE.with(|state| state.locks.expire_next(now)) {
+            break;
+        }
+        left -= 1;
+    }
+}
+
+fn settle_anywhere(ctx: Ctx<'_>, slot: &Slot, most: usize) -> usize {
+    // A lock that moved away is not free, though its key is gone here.
+    if STATE.with(|state| state.in_cluster) && ctx.is_foreign(&slot.key) {
+        STATE.with(|state| {
+            state.locks.refuse(slot, &Answer::Moved);
+            state.locks.believe(slot);
+        });
+        return most - 1;
+    }
+    ctx.at(slot.db, &slot.key, |name| settle(ctx, slot, name, most))
+}
+
+/// When [`turn`] has something to do.
+#[must_use]
+pub fn next_turn(now: MonoMillis) -> Option<MonoMillis> {
+    let (doubts, answers, due) = STATE.with(|state| {
+        let locks = &state.locks;
+        (locks.next_doubted().is_some(), locks.has_answers(), locks.next_due())
+    });
+    let doubts = doubts.then(|| if filter::holds_writes_back() { now.after(PAUSED_MS) } else { MonoMillis(0) });
+    [doubts, answers.then_some(MonoMillis(0)), due].into_iter().flatten().min()
+}
+
+/// Parks the caller as the waiter `id`; `tell` answers it later, or now where the server will not
+/// have it.
+///
+/// # Errors
+/// Those of `tell`.
+pub fn park(ctx: Ctx<'_>, argv: ArgVec<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
+    if let Some(parked) = ctx.park(tell) {
+        STATE.with(|state| state.lock_parking.insert(id, parked));
+        return Ok(());
+    }
+    tell(ctx, argv, &STATE.with(|state| state.locks.leave(id)).unwrap_or(Answer::TimedOut))
+}
+
+/// Hands the next answer to the server; false if there is none.
+pub fn answer_next() -> bool {
+    let next = STATE.with(|state| {
+        let (id, answer) = state.locks.deliver_next()?;
+        Some((state.lock_parking.take(id), answer))
+    });
+    match next {
+        Some((Some(parked), answer)) => parked.answer(answer),
+        Some((None, _)) => {}
+        None => return false,
+    }
+    true
+}
+
+impl Awaited for Answer {
+    fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
+        let decided = STATE.with(|state| {
+            let id = state.lock_parking.waiter(parked)?;
+            state.lock_parking.take(id);
+            state.locks.leave(id)
+        });
+        pump::schedule(ctx);
+        decided.unwrap_or(Self::TimedOut)
+    }
+
+    fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
+        let was_parked = STATE.with(|state| {
+            let Some(id) = state.lock_parking.waiter(parked) else { return false };
+            state.lock_parking.take(id);
+            if let Some(Self::Granted(granted)) = state.locks.leave(id) {
+                state.locks.unheard(&granted);
+            }
+            true
+        });
+        pump::schedule(ctx);
+        was_parked
+    }
+
+    /// The lock passes to the next in line.
+    fn unheard(&self, ctx: Ctx<'_>) {
+        if let Self::Granted(granted) = self {
+            STATE.with(|state| state.locks.unheard(granted));
+            pump::schedule(ctx);
+        }
+    }
+}
+
+/// A lock is about to leave its key, by whatever hand. Called from within calls of the module API.
+pub fn removed(db: DbId, key: &[u8], lock: &Lock) {
+    if STATE.with(|state| state.locks.removed(db, key, lock)) {
+        pump::schedule(events::background());
+    }
+}
+
+/// This server became a replica.
+pub fn demoted() {
+    STATE.with(|state| state.locks.forget_all(&Answer::Readonly));
+}
+
+/// This server became a primary.
+pub fn promoted() {
+    let now = unix_now();
+    STATE.with(|state| state.locks.fences.begin(now));
+}

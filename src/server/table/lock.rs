@@ -1,0 +1,74 @@
+//! The commands of locks.
+
+use super::{entry_point, option, required, word, Access, ArgDoc, ArgKind, Command, Keys, BIND, KEY, WAIT};
+use crate::server::commands::lock;
+use std::ffi::CStr;
+
+const TERMS: &[ArgDoc] = &[required(c"ttl-ms", ArgKind::Integer), word(c"unix-ms", c"PXAT", ArgKind::UnixTime)];
+const OWNER: ArgDoc = required(c"owner", ArgKind::Bytes);
+const COMPLEXITY: &CStr = c"O(H + log N) with H holders of the key and N waiters";
+
+/// Those of locks.
+pub(super) static COMMANDS: &[Command] = &[
+    Command {
+        name: c"cache.lock",
+        enter: entry_point(lock::lock),
+        arity: -4,
+        flags: c"write deny-oom fast blocking",
+        categories: c"write fast blocking",
+        keys: Keys::First(Access::ReadWrite),
+        summary: c"Returns the fencing number of the lock, or nil; waits in line for it where asked to.",
+        complexity: COMPLEXITY,
+        since: c"0.1.0",
+        tips: None,
+        args: &[
+            KEY,
+            OWNER,
+            required(c"duration", ArgKind::OneOf(TERMS)),
+            WAIT,
+            option(c"shared", c"SHARED", ArgKind::Token),
+            option(c"permits", c"PERMITS", ArgKind::Integer),
+            BIND,
+            option(c"fence", c"FENCE", ArgKind::Integer),
+        ],
+    },
+    Command {
+        name: c"cache.unlock",
+        enter: entry_point(lock::unlock),
+        arity: 3,
+        flags: c"write fast",
+        categories: c"write fast",
+        keys: Keys::First(Access::ReadWrite),
+        summary: c"Gives a lock up, if the caller holds it: the next in line is granted it.",
+        complexity: COMPLEXITY,
+        since: c"0.1.0",
+        tips: None,
+        args: &[KEY, OWNER],
+    },
+    Command {
+        name: c"cache.extend",
+        enter: entry_point(lock::extend),
+        arity: 4,
+        flags: c"write fast",
+        categories: c"write fast",
+        keys: Keys::First(Access::ReadWrite),
+        summary: c"Lets a lock last so long from now, if the caller holds it.",
+        complexity: COMPLEXITY,
+        since: c"0.1.0",
+        tips: None,
+        args: &[KEY, OWNER, required(c"ttl-ms", ArgKind::Integer)],
+    },
+    Command {
+        name: c"cache.lockinfo",
+        enter: entry_point(lock::lockinfo),
+        arity: 2,
+        flags: c"readonly fast",
+        categories: c"read fast",
+        keys: Keys::First(Access::Read),
+        summary: c"Describes who holds a lock and who waits for it.",
+        complexity: c"O(H) with H holders of the key",
+        since: c"0.1.0",
+        tips: None,
+        args: &[KEY],
+    },
+];
