@@ -20,8 +20,7 @@ const KEYS_PER_TURN: usize = 200;
 #[must_use]
 pub fn next_probe(now: MonoMillis) -> Option<MonoMillis> {
     STATE.with(|state| {
-        let waiters = state.book.waiters().len() + state.locks.waiters();
-        let needed = state.in_cluster && waiters > 0;
+        let needed = state.in_cluster && state.book.waiters().len() + state.locks.waiters() > 0;
         state.probe_at = needed.then(|| state.probe_at.unwrap_or_else(|| now.after(PROBE_MS)));
         state.probe_at
     })

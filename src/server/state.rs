@@ -4,6 +4,7 @@
 //! module API: the server calls back into the module from within such calls.
 
 use super::blocked::Parking;
+use super::config;
 use super::ffi::events::BeforeSleep;
 use super::ffi::filter::Filter;
 use super::ffi::main_thread::MainThread;
@@ -70,6 +71,18 @@ impl Default for State {
 const RESUME_MS: u64 = 100;
 
 impl State {
+    /// Callers that wait now, for whatever.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.book.waiters().len() + self.locks.waiters() + self.pacing.lines.len()
+    }
+
+    /// How many may wait in the one queue that has `own` waiters now, if the others stay as they are.
+    #[must_use]
+    pub fn waiters_max(&self, own: usize) -> usize {
+        (config::max_waiters() + own).saturating_sub(self.waiting())
+    }
+
     /// Doubts what commands may have done that the server held back and runs unseen; to be called
     /// in every turn while there are any.
     pub fn doubt_held_back(&mut self, paused: bool, now: MonoMillis) {

@@ -10,7 +10,7 @@ use crate::server::ffi::context::{unix_now, Arg, Ctx, Situation};
 use crate::server::ffi::entry_point::ArgVec;
 use crate::server::ffi::key::{Holds, Key};
 use crate::server::state::STATE;
-use crate::server::{config, keyspace, locking, pump};
+use crate::server::{keyspace, locking, pump};
 
 /// What a caller says beside key and owner.
 struct Given {
@@ -106,7 +106,7 @@ pub fn lock(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     };
     let held = key.value::<Lock>();
     let asked = STATE.with(|state| {
-        let waiters_max = config::max_waiters().saturating_sub(state.book.waiters().len());
+        let waiters_max = state.waiters_max(state.locks.waiters());
         state.locks.ask((db, name.bytes()), held, request, (wait_ms, waiters_max), now)
     });
     match asked {

@@ -121,7 +121,7 @@ pub fn ratelimit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         }
     };
     if let (Mode::Decide(Some(wait_ms @ 1..)), 0, Some(retry_ms)) = (mode, verdict.allowed, verdict.retry_after_ms) {
-        let waiting = STATE.with(|state| state.pacing.lines.len() + state.book.waiters().len());
+        let waiting = STATE.with(|state| state.waiting());
         if waiting < config::max_waiters() && !ctx.situation().denies_blocking() {
             let slot = Slot { db: ctx.db(), key: name.bytes().into() };
             let waiter = Waiter { slot, plan, ask, deadline: mono_now().after(wait_ms) };

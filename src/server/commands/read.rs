@@ -188,7 +188,10 @@ fn ask(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Asked
     info::MISSES.add_one();
     let caller = caller(ctx, terms, wait_ms)?;
     let (db, now) = (ctx.db(), mono_now());
-    let asked = STATE.with(|state| state.book.ask(db, name.bytes(), caller, config::max_waiters(), now));
+    let asked = STATE.with(|state| {
+        let waiters_max = state.waiters_max(state.book.waiters().len());
+        state.book.ask(db, name.bytes(), caller, waiters_max, now)
+    });
     pump::schedule(ctx);
     Ok(asked)
 }
@@ -272,8 +275,11 @@ pub fn mgetsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     if !won && !leased.is_empty() {
         let wait_ms = terms.wait_ms.unwrap_or_else(|| config::WAIT_MS.get());
         if let Ok(caller) = caller(ctx, &terms, wait_ms) {
-            let (db, now, most) = (ctx.db(), mono_now(), config::max_waiters());
-            let parked = STATE.with(|state| state.book.wait_for_all(db, &leased, caller, most, now));
+            let (db, now) = (ctx.db(), mono_now());
+            let parked = STATE.with(|state| {
+                let waiters_max = state.waiters_max(state.book.waiters().len());
+                state.book.wait_for_all(db, &leased, caller, waiters_max, now)
+            });
             pump::schedule(ctx);
             if let Some(id) = parked {
                 return blocked::park(ctx, argv, id, tell_many);
