@@ -11,7 +11,7 @@
 
 use super::entry::{Carried, Entry, Meta, Tags};
 use super::tags::{Standing, TAGS_PER_ENTRY_MAX, TAG_BYTES_MAX};
-use super::time::UnixMillis;
+use super::time::{UnixMillis, UNIX_MS_MAX};
 
 /// The encoding version written by this release; a reader refuses any other.
 pub const ENCODING_VERSION: i32 = 1;
@@ -80,6 +80,8 @@ pub fn decode(version: i32, source: &mut impl Source) -> Result<Entry, Corrupt> 
     let (standing, since) = match standing {
         LIVE => (Standing::Live, UnixMillis::default()),
         DEAD => (Standing::Dead, UnixMillis::default()),
+        // `STALEAT` takes no later time: the entry could not be read back from an AOF.
+        stale if stale - 1 > UNIX_MS_MAX => return Err(Corrupt::OutOfRange),
         stale => (Standing::Stale, UnixMillis(stale - 1)),
     };
     let mut names = Vec::with_capacity(count);
@@ -145,7 +147,7 @@ mod tests {
         let standing = prop_oneof![
             Just((Standing::Live, UnixMillis(0))),
             Just((Standing::Dead, UnixMillis(0))),
-            (0..u64::MAX - 1).prop_map(|since| (Standing::Stale, UnixMillis(since))),
+            (0..=UNIX_MS_MAX).prop_map(|since| (Standing::Stale, UnixMillis(since))),
         ];
         (names, standing).prop_map(|(names, (standing, since))| Carried {
             names: names.into_iter().map(Into::into).collect(),
@@ -200,6 +202,7 @@ mod tests {
         assert_eq!(read(2, &[0, 0, 0, 0, 0]), Err(Corrupt::FutureVersion));
         assert_eq!(read(1, &[0, 0, 0, 0, 1]), Err(Corrupt::Cut));
         assert_eq!(read(1, &[0, 0, 0, 0, 129]), Err(Corrupt::OutOfRange));
+        assert_eq!(read(1, &[0, 0, 0, UNIX_MS_MAX + 2, 0]), Err(Corrupt::OutOfRange));
         assert_eq!(read(1, &[u64::MAX - 1, 0, 0, 0, 0]), Err(Corrupt::OutOfRange));
         assert_eq!(read(1, &[0, 0, 1 << 32, 0, 0]), Err(Corrupt::OutOfRange));
     }

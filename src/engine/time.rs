@@ -9,6 +9,10 @@
 /// The longest duration a command accepts: ten years, in milliseconds.
 pub const DURATION_MS_MAX: u64 = 315_360_000_000;
 
+/// The latest point in time a command accepts, in milliseconds since 1970: any duration can still be
+/// added to it.
+pub const UNIX_MS_MAX: u64 = i64::MAX as u64 / 2;
+
 /// Wall-clock milliseconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub u64);

@@ -197,8 +197,9 @@ pub fn tell_deleted(ctx: Ctx<'_>, names: &[Arg<'_>]) {
     names.iter().for_each(|name| ctx.signal_modified(*name));
     let effect: Vec<_> = names.iter().map(|name| Effect::Arg(*name)).collect();
     // In a cluster one command has keys of one slot, also on its way to who takes the slot over.
-    let batch = if STATE.with(|state| state.in_cluster) { 1 } else { effect.len() };
-    effect.chunks(batch).for_each(|keys| ctx.replicate(c"UNLINK", keys));
+    let (command, in_cluster) = STATE.with(|state| (state.deletion, state.in_cluster));
+    let batch = if in_cluster { 1 } else { effect.len() };
+    effect.chunks(batch).for_each(|keys| ctx.replicate(command, keys));
     for name in names {
         ctx.notify_deleted(*name);
     }

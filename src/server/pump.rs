@@ -48,6 +48,7 @@ pub fn turn(ctx: Ctx<'_>) {
     let now = mono_now();
     cluster::refuse_foreign_due(ctx, now);
     STATE.with(|state| (0..CHANGES_PER_TURN).any(|_| !state.book.expire_next(now)));
+    tagging::forget_if_unasked();
     sweep::slice(ctx);
     locking::turn(ctx);
     pacing::turn(ctx, now);

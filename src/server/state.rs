@@ -15,6 +15,7 @@ use crate::engine::lock::LockBook;
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::Slot;
 use crate::engine::watch::Watch;
+use std::ffi::CStr;
 
 /// The module's state.
 pub struct State {
@@ -34,6 +35,8 @@ pub struct State {
     pub watch: Option<(Filter, Watch)>,
     /// True on a node of a cluster.
     pub in_cluster: bool,
+    /// What deletions are replicated as: where an operator took UNLINK away, DEL.
+    pub deletion: &'static CStr,
     /// When keys with waiters are next looked at, on a node of a cluster.
     pub probe_at: Option<MonoMillis>,
     /// Those of them that have not been looked at yet.
@@ -58,6 +61,7 @@ impl Default for State {
             timer: None,
             watch: None,
             in_cluster: false,
+            deletion: c"UNLINK",
             probe_at: None,
             probing: Vec::new(),
             before_sleep: BeforeSleep::default(),

@@ -25,6 +25,8 @@ pub struct Tagging {
     pub book: TagBook,
     /// Whether the server tells of keys that come by other hands.
     hears: bool,
+    /// Whether the server leaves callers of MOVE in the other database.
+    misleads_callers: bool,
     /// Whether the value that was loaded last has tags.
     loaded: bool,
     /// Tags that were invalidated or marked stale.
@@ -36,7 +38,7 @@ pub struct Tagging {
 impl Default for Tagging {
     fn default() -> Self {
         let book = TagBook::new(rand::random());
-        Self { book, hears: false, loaded: false, invalidations: 0, invalidated_keys: 0 }
+        Self { book, hears: false, misleads_callers: false, loaded: false, invalidations: 0, invalidated_keys: 0 }
     }
 }
 
@@ -151,8 +153,14 @@ pub fn arrived(ctx: Ctx<'_>, name: Arg<'_>) {
     }
 }
 
-/// On Valkey 8.1 a connection stays in the other database after COPY or MOVE if any module listens.
+/// Valkey 8.1 leaves the caller of MOVE and COPY in the other database if any module listens, and
+/// replicates the command as if it had been called there. For MOVE this is put right.
 const VALKEY_8_1: (u32, u32) = (8, 1);
+
+/// True on such a server.
+pub fn misleads_callers() -> bool {
+    TAGGING.with(|tagging| tagging.misleads_callers)
+}
 
 fn hear() {
     if TAGGING.with(|tagging| std::mem::replace(&mut tagging.hears, true)) {
@@ -162,9 +170,11 @@ fn hear() {
     if !events::hear_of_arrivals(ctx) {
         ctx.log(Level::Warning, "the server does not tell of keys that move: tags may not follow them");
     }
-    if ctx.valkey_version().is_some_and(|version| version == VALKEY_8_1) {
-        let text = "with any module that listens to keys, Valkey 8.1 leaves a connection in the other database after \
-                    COPY ... DB and MOVE; Valkey 9 does not";
+    if ctx.valkey_version() == Some(VALKEY_8_1) {
+        TAGGING.with(|tagging| tagging.misleads_callers = true);
+        let text = "COPY to another database must not be used: with any module that listens to keys, as this one does \
+                    now that an entry has tags, Valkey 8.1 replicates it wrongly and leaves its caller there; Valkey 9 \
+                    does not";
         ctx.log(Level::Warning, text);
     }
 }
@@ -212,6 +222,14 @@ pub fn fate_of(db: DbId, entry: &Entry, serial: Serial) -> Option<UnixMillis> {
     match fate(db, names.iter().map(|name| &**name), serial) {
         (Standing::Stale, since) => Some(since),
         (Standing::Live | Standing::Dead, _) => None,
+    }
+}
+
+/// Once no lease is out, nobody will ask what happened to tags.
+pub fn forget_if_unasked() {
+    let has_history = TAGGING.with(|tagging| tagging.book.has_history());
+    if has_history && STATE.with(|state| state.book.leases()) == 0 {
+        forget_history();
     }
 }
 

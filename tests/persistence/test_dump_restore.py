@@ -70,7 +70,7 @@ def body_of(*fields: bytes, type_id: int = TYPE_ID) -> bytes:
 
 
 def entry(value: bytes = b"value", stale_ms: int = 0, version: int = 0, cost_ms: int = 0, tags: int = 0) -> bytes:
-    return body_of(unsigned(stale_ms), unsigned(version), unsigned(cost_ms), unsigned(tags), string(value))
+    return body_of(unsigned(stale_ms), unsigned(version), unsigned(cost_ms), unsigned(0), unsigned(tags), string(value))
 
 
 def of_encoding(version: int) -> int:

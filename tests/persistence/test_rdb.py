@@ -271,7 +271,7 @@ def test_this_is_how_an_entry_lies_in_a_file(fresh_server: Callable[..., Server]
     server = fresh_server(config={"rdbchecksum": "no"})
     server.call("CACHE.SETSM", "key", "value", "PERSIST", "STALE", 9, "VERSION", 10, "COST", 11)
     server.call("SAVE")
-    entry = b"\x07\x03key\x81" + of_version(1) + b"\x02\x09\x02\x0a\x02\x0b\x02\x00\x05\x05value\x00"
+    entry = b"\x07\x03key\x81" + of_version(1) + b"\x02\x09\x02\x0a\x02\x0b\x02\x00\x02\x00\x05\x05value\x00"
     assert entry in rdb_file(server).read_bytes()
 
 
@@ -280,7 +280,7 @@ def test_this_is_how_an_entry_lies_in_a_file(fresh_server: Callable[..., Server]
     [
         pytest.param(of_version(1), of_version(2), id="of a later release"),
         pytest.param(of_version(1), of_version(0), id="of version 0"),
-        pytest.param(b"\x02\x09\x02\x0a\x02\x0b\x02\x00", b"\x02\x09\x02\x0a\x02\x0b\x02\x01", id="with tags"),
+        pytest.param(b"\x02\x0b\x02\x00\x02\x00", b"\x02\x0b\x02\x00\x02\x01", id="with a tag that is not there"),
         pytest.param(b"\x02\x00\x05\x05value\x00", b"\x05\x05value\x00\x00\x00", id="one field less"),
         pytest.param(b"\x05\x05value\x00", b"\x05\x3fvalue\x00", id="a value longer than said"),
         pytest.param(b"\x05\x05value\x00", b"\x05\x03value\x00", id="a value shorter than said"),

@@ -144,6 +144,12 @@ impl TagBook {
         }
     }
 
+    /// True if more is remembered for late writes than is kept anyway.
+    #[must_use]
+    pub fn has_history(&self) -> bool {
+        self.indexes().any(|(_, index)| index.has_history())
+    }
+
     /// Nobody will ask what happened to tags before `sequence`; see [`TagIndex::forget_before`].
     pub fn forget_before(&mut self, sequence: u64) {
         self.indexes.values_mut().for_each(|index| index.forget_before(sequence));

@@ -90,6 +90,12 @@ impl TagIndex {
         self.history.floor = self.history.floor.max(sequence.min(self.sequence));
     }
 
+    /// True if more is remembered than is kept although nobody may ask.
+    #[must_use]
+    pub fn has_history(&self) -> bool {
+        self.history.recent.len() > self.history.kept_max
+    }
+
     /// Forgets the tag that was quiet for longest.
     pub(super) fn forget_oldest(&mut self) {
         let Some((at, id)) = self.history.recent.pop_first() else { return };

@@ -7,9 +7,9 @@
 //! carry them. That is done here: a user who may change any key whatever may do this; for any other
 //! the entries are gone through, before anything is changed.
 
-use super::tags::{existing, tag_name, tag_names};
+use super::tags::{distinct, existing, tag_name, tag_names};
 use crate::engine::tags::TagIndex;
-use crate::engine::time::UnixMillis;
+use crate::engine::time::{UnixMillis, UNIX_MS_MAX};
 use crate::engine::waiters::DbId;
 use crate::server::args::Args;
 use crate::server::error::Error;
@@ -24,22 +24,24 @@ use std::ffi::CStr;
 /// Up to so many entries are deleted within the command.
 const AT_ONCE_MAX: usize = 1_000;
 
+/// Of up to so many entries, counted once for each tag, it is found out which are the same.
+const UNION_MAX: usize = 4_000;
+
 /// `CACHE.INVALIDATE tag [tag ...]`
 pub fn invalidate(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
-    let (tags, db) = (tag_names(argv, 1)?, ctx.db());
+    let (tags, db) = (distinct(tag_names(argv, 1)?), ctx.db());
     permit(ctx, db, &tags, Change::Delete)?;
-    let count = count(db, &tags);
-    let few = (count <= AT_ONCE_MAX && !ctx.situation().replays()).then(|| members(db, &tags));
+    let reach = if ctx.situation().replays() { Reach::Many(count(db, &tags)) } else { Reach::of(db, &tags) };
     let inhabited = inhabited(db, &tags);
-    let leased = apply(db, &tags, |index, tag, now| index.invalidate(tag, now));
-    let count = match few {
-        Some(names) => {
+    let leased = apply(db, &tags, |index, tag| index.invalidate(tag, unix_now()));
+    let count = match reach {
+        Reach::Few(names) => {
             let names: Vec<_> = names.iter().map(|name| ctx.string(name)).collect();
             let names: Vec<_> = names.iter().map(|name| name.arg()).collect();
             keyspace::delete(ctx, &names).keys
         }
-        None => {
-            replicate(ctx, c"CACHE.INVALIDATE", &inhabited);
+        Reach::Many(count) => {
+            replicate(ctx, c"CACHE.INVALIDATE", &[], &inhabited);
             count
         }
     };
@@ -50,26 +52,54 @@ pub fn invalidate(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 }
 
 /// `CACHE.MARKSTALE tag [tag ...]`
+///
+/// Replicas and the AOF are told since when: `STALEAT unix-ms` before the tags. It means that to
+/// nobody else, whose tags may have that name.
 pub fn markstale(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
-    let (tags, db) = (tag_names(argv, 1)?, ctx.db());
-    permit(ctx, db, &tags, Change::Update)?;
-    let mut count = count(db, &tags);
-    if count <= AT_ONCE_MAX {
-        count = existing(ctx, members(db, &tags)).len();
+    let mut args = Args::new(argv);
+    let (mut first, mut since) = (1, unix_now());
+    if ctx.situation().replays() && args.next("STALEAT")?.bytes() == b"STALEAT" {
+        (first, since) = (3, UnixMillis(args.integer("STALEAT", 0, UNIX_MS_MAX)?));
     }
-    // In a file that is loaded it is not known when that was: at some time before now.
-    let since = |now| if ctx.situation().is_loading() { UnixMillis::default() } else { now };
-    replicate(ctx, c"CACHE.MARKSTALE", &inhabited(db, &tags));
-    apply(db, &tags, |index, tag, now| index.mark_stale(tag, since(now)));
+    let (tags, db) = (distinct(tag_names(argv, first)?), ctx.db());
+    permit(ctx, db, &tags, Change::Update)?;
+    let count = match Reach::of(db, &tags) {
+        Reach::Few(names) => existing(ctx, names).len(),
+        Reach::Many(count) => count,
+    };
+    replicate(ctx, c"CACHE.MARKSTALE", &[Effect::Word(c"STALEAT"), Effect::Number(since.0)], &inhabited(db, &tags));
+    apply(db, &tags, |index, tag| index.mark_stale(tag, since));
     finish(ctx, &tags, count);
     Ok(())
+}
+
+/// The entries that have any of some tags.
+enum Reach {
+    /// Their names.
+    Few(Vec<Box<[u8]>>),
+    /// How many; where a union would take too long, counted once for each tag.
+    Many(usize),
+}
+
+impl Reach {
+    fn of(db: DbId, tags: &[Arg<'_>]) -> Self {
+        let count = count(db, tags);
+        if count > if tags.len() == 1 { AT_ONCE_MAX } else { UNION_MAX } {
+            return Self::Many(count);
+        }
+        let names = members(db, tags);
+        if names.len() > AT_ONCE_MAX {
+            return Self::Many(names.len());
+        }
+        Self::Few(names)
+    }
 }
 
 /// `CACHE.TAGDEL tag`
 pub fn tagdel(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let (tag, db) = (tag_name(Args::new(argv).next("tag")?)?, ctx.db());
     permit(ctx, db, &[tag], Change::Update)?;
-    replicate(ctx, c"CACHE.TAGDEL", &inhabited(db, &[tag]));
+    replicate(ctx, c"CACHE.TAGDEL", &[], &inhabited(db, &[tag]));
     let count = TAGGING.with(|tagging| tagging.book.index_of(db).forget(tag.bytes()));
     pump::schedule(ctx);
     ctx.reply_integer(i64::try_from(count).unwrap_or(i64::MAX));
@@ -80,10 +110,7 @@ pub fn tagdel(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 /// else O(entries).
 fn permit(ctx: Ctx<'_>, db: DbId, tags: &[Arg<'_>], change: Change) -> Result<(), Error> {
     let Some(user) = ctx.user() else { return Ok(()) };
-    // No pattern but one for all keys covers a name that nobody could foresee.
-    let unforeseen = [&b"\0cacheguard:"[..], &rand::random::<[u8; 16]>()].concat();
-    let may = |name: &[u8]| user.may(change, ctx.string(name).arg());
-    if may(&unforeseen) || members(db, tags).iter().all(|name| may(name)) {
+    if user.may_any(ctx, change) || members(db, tags).iter().all(|name| user.may(change, ctx.string(name).arg())) {
         return Ok(());
     }
     Err(Error::NoPermission)
@@ -120,14 +147,13 @@ fn members(db: DbId, tags: &[Arg<'_>]) -> Vec<Box<[u8]>> {
 }
 
 /// Does `act` to each tag, numbered in one count with the leases; the keys with a lease that died.
-fn apply(db: DbId, tags: &[Arg<'_>], mut act: impl FnMut(&mut TagIndex, &[u8], UnixMillis) -> usize) -> Vec<Box<[u8]>> {
-    let now = unix_now();
+fn apply(db: DbId, tags: &[Arg<'_>], mut act: impl FnMut(&mut TagIndex, &[u8]) -> usize) -> Vec<Box<[u8]>> {
     for tag in tags {
         let stamp = STATE.with(|state| state.book.stamp());
         TAGGING.with(|tagging| {
             let index = tagging.book.index_of(db);
             index.advance(stamp);
-            act(index, tag.bytes(), now);
+            act(index, tag.bytes());
         });
     }
     TAGGING.with(|tagging| {
@@ -136,9 +162,9 @@ fn apply(db: DbId, tags: &[Arg<'_>], mut act: impl FnMut(&mut TagIndex, &[u8], U
     })
 }
 
-fn replicate(ctx: Ctx<'_>, command: &'static CStr, tags: &[Arg<'_>]) {
+fn replicate(ctx: Ctx<'_>, command: &'static CStr, first: &[Effect<'_>], tags: &[Arg<'_>]) {
     if !tags.is_empty() {
-        let words: Vec<_> = tags.iter().map(|tag| Effect::Arg(*tag)).collect();
+        let words: Vec<_> = first.iter().copied().chain(tags.iter().map(|tag| Effect::Arg(*tag))).collect();
         ctx.replicate(command, &words);
     }
 }

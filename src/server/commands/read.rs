@@ -256,7 +256,16 @@ fn tell_one(ctx: Ctx<'_>, argv: ArgVec<'_>, answer: &Answer) -> Result<(), Error
             Some(sight @ Sight { age: Age::Stale { left_ms }, .. }) if terms.accepts(&sight) => {
                 Row::Stale { value: sight.value, left_ms }
             }
-            _ => Row::Leased { left_ms: 0 },
+            _ => match ask(ctx, name, &terms, 0)? {
+                Asked::Won(grant) => {
+                    tagging::watch(ctx, name);
+                    Row::Won { value: look(ctx, name)?.map(|sight| sight.value), grant }
+                }
+                Asked::Leased { left_ms } => Row::Leased { left_ms },
+                Asked::Failed(failure) => Row::Failed(failure),
+                Asked::Full => return Err(Error::Full),
+                Asked::Parked(_) => return Err(Error::Internal),
+            },
         },
         Answer::WrongType => return Err(Error::WrongType),
         Answer::Moved => return Err(Error::Moved),

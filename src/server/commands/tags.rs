@@ -14,6 +14,7 @@ use crate::server::ffi::key::{Holds, Key};
 use crate::server::keyspace;
 use crate::server::state::STATE;
 use crate::server::tagging::{self, TAGGING};
+use ahash::AHashSet;
 
 const COUNT_DEFAULT: u64 = 10;
 const COUNT_MAX: u64 = 100_000;
@@ -96,7 +97,7 @@ pub fn tag(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 
 /// `CACHE.UNTAG key tag [tag ...]`
 pub fn untag(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
-    let (name, names) = (Args::new(argv).next("key")?, distinct(tag_names(argv, 2)?));
+    let (name, mut taken) = (Args::new(argv).next("key")?, tag_names(argv, 2)?);
     let (mut key, db) = (ctx.open_write(name), ctx.db());
     let id = match live_entry(&mut key)?.and_then(|entry| entry.tags()) {
         Some(&Tags::Indexed(id)) => id,
@@ -105,7 +106,7 @@ pub fn untag(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
             return Ok(());
         }
     };
-    let mut taken = names;
+    // A name that is given twice is not there the second time.
     taken.retain(|tag| TAGGING.with(|tagging| tagging.book.index_of(db).take(id, tag.bytes())));
     drop(key);
     if !taken.is_empty() {
@@ -125,15 +126,12 @@ fn live_entry<'k>(key: &'k mut Key<'_>) -> Result<Option<&'k mut Entry>, Error> 
     Ok(key.value_mut::<Entry>().filter(|entry| tagging::standing(db, entry) != Standing::Dead))
 }
 
-fn distinct(names: Vec<Arg<'_>>) -> Vec<Arg<'_>> {
-    let mut distinct: Vec<Arg<'_>> = Vec::with_capacity(names.len().min(TAGS_PER_ENTRY_MAX));
-    for name in names {
-        // More than an entry may have are refused or not there, whichever they are.
-        if distinct.len() <= TAGS_PER_ENTRY_MAX && !distinct.iter().any(|other| other.bytes() == name.bytes()) {
-            distinct.push(name);
-        }
-    }
-    distinct
+/// Each of `names` once, in the order in which they first come.
+#[must_use]
+pub fn distinct(mut names: Vec<Arg<'_>>) -> Vec<Arg<'_>> {
+    let mut seen: AHashSet<&[u8]> = AHashSet::with_capacity(names.len());
+    names.retain(|name| seen.insert(name.bytes()));
+    names
 }
 
 /// `CACHE.TAGKEYS tag`

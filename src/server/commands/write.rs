@@ -6,7 +6,7 @@ use crate::engine::entry::Meta;
 use crate::engine::freshness::{jittered, JITTER_PERCENT_MAX};
 use crate::engine::lease::{Serial, Served, Token};
 use crate::engine::tags::{Standing, TAGS_PER_ENTRY_MAX};
-use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
+use crate::engine::time::{UnixMillis, DURATION_MS_MAX, UNIX_MS_MAX};
 use crate::engine::waiters::DbId;
 use crate::server::args::{Args, Word};
 use crate::server::error::Error;
@@ -16,9 +16,6 @@ use crate::server::ffi::key::Holds;
 use crate::server::keyspace::{self, Attributes, FreshUntil};
 use crate::server::state::STATE;
 use crate::server::{config, info, pump, tagging};
-
-/// The latest `PXAT`: later ones could not have a stale period added.
-const UNIX_MS_MAX: u64 = i64::MAX as u64 / 2;
 
 /// What a caller says beside value and TTL.
 #[derive(Clone, Default)]

@@ -157,6 +157,17 @@ impl<'c> Ctx<'c> {
         found
     }
 
+    /// True if the server has a command of that name, which needs an argument.
+    #[must_use]
+    pub fn knows(self, command: &CStr) -> bool {
+        let reply = call!(RedisModule_Call(self.raw, command.as_ptr(), c"".as_ptr()));
+        if reply.is_null() {
+            return std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOENT);
+        }
+        call!(RedisModule_FreeCallReply(reply));
+        true
+    }
+
     /// The calling connection.
     #[must_use]
     pub fn client_id(self) -> ClientId {
@@ -280,9 +291,9 @@ impl<'c> Ctx<'c> {
         assert!(done == OK, "the server refused to replicate a grant");
     }
 
-    /// Sends `UNLINK key` to replicas and the AOF.
-    pub fn replicate_unlink(self, key: Arg<'_>) {
-        let done = call!(RedisModule_Replicate(self.raw, c"UNLINK".as_ptr(), c"s".as_ptr(), key.raw));
+    /// Sends `command key` to replicas and the AOF.
+    pub fn replicate_deletion(self, command: &'static CStr, key: Arg<'_>) {
+        let done = call!(RedisModule_Replicate(self.raw, command.as_ptr(), c"s".as_ptr(), key.raw));
         assert!(done == OK, "the server refused to replicate a deletion");
     }
 

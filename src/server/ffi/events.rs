@@ -14,8 +14,11 @@ use crate::server::{sweep, tagging};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering::Relaxed};
 
+/// The database that a key is just moved from, for servers that leave the caller of MOVE in the
+/// other one and replicate it as if it had been called there.
+static MOVED_FROM: AtomicI32 = AtomicI32::new(0);
 static BACKGROUND: AtomicPtr<raw::RedisModuleCtx> = AtomicPtr::new(null_mut());
 
 /// A context that outlives every callback, for callbacks that have none of their own.
@@ -141,7 +144,14 @@ unsafe extern "C" fn keyspace_changed(
         }
         // SAFETY: the server passes the name of the event, which ends with a NUL.
         match unsafe { CStr::from_ptr(event) }.to_bytes() {
-            b"rename_to" | b"move_to" | b"copy_to" | b"restore" => tagging::arrived(ctx, Arg::new(key)),
+            b"move_from" => MOVED_FROM.store(ctx.db(), Relaxed),
+            b"move_to" => {
+                tagging::arrived(ctx, Arg::new(key));
+                if tagging::misleads_callers() {
+                    ctx.select_db(MOVED_FROM.load(Relaxed));
+                }
+            }
+            b"rename_to" | b"copy_to" | b"restore" => tagging::arrived(ctx, Arg::new(key)),
             _ => {}
         }
     });

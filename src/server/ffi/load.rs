@@ -73,8 +73,12 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     accept(types::register::<Lock>(ctx), "the type cg-locked")?;
     let in_cluster = Ctx::new(ctx).situation().is_cluster();
     let now = unix_now();
+    // An operator may have renamed either.
+    let deletion = [c"UNLINK", c"DEL"].into_iter().find(|name| Ctx::new(ctx).knows(name));
+    let deletion = deletion.ok_or("the server has neither UNLINK nor DEL under that name")?;
     STATE.with(|state| {
         state.in_cluster = in_cluster;
+        state.deletion = deletion;
         state.locks.fences.begin(now);
     });
     let category =

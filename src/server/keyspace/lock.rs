@@ -52,7 +52,7 @@ pub fn commit(ctx: Ctx<'_>, mut key: Key<'_>, db: DbId, name: Arg<'_>, change: &
             ctx.notify(c"cache.unlock", name);
         }
         Change::Drop { .. } | Change::Clear => {
-            ctx.replicate_unlink(name);
+            ctx.replicate_deletion(STATE.with(|state| state.deletion), name);
             ctx.notify(c"cache.unlock", name);
             ctx.notify_deleted(name);
         }
