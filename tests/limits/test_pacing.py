@@ -106,6 +106,27 @@ def test_units_that_nobody_heard_of_are_given_back(server: Server, raw: RawClien
         raw.call("DEL", "k")
 
 
+def test_what_counts_is_what_was_heard(server: Server, raw: RawClient, protocol: int) -> None:
+    """A crowd leaves while its answers are on their way: each unit was told to somebody, or is there again."""
+    rule = ("CACHE.RATELIMIT", "k", 1_000, LONG)
+    for hurry in (0, 1, 150):
+        raw.call("DEL", "k")
+        assert raw.call(*rule, "COST", 1_000)[0] == 1_000
+        allowed = server.stats()["limits_allowed"]
+        with server.herd(400, protocol) as herd:
+            herd.send(*rule, "WAIT", LONG)
+            eventually(lambda: server.stats()["limits_waiting"] == 400, timeout=20)
+            assert raw.call("DEL", "k") == 1
+            herd.collect(count=hurry)
+        eventually(lambda: server.info("clients")["blocked_clients"] == 0, timeout=20)
+
+        def taken() -> int:
+            return 1_000 - raw.call(*rule, "COST", 1_000, "PARTIAL", "PEEK")[0]
+
+        eventually(lambda: taken() == server.stats()["limits_allowed"] - allowed, message=lambda: f"{taken()} count")
+        assert taken() >= hurry
+
+
 def test_a_wait_that_ends_is_a_refusal(server: Server, raw: RawClient, connect: Connect) -> None:
     take_all(raw)
     first = connect().send("CACHE.RATELIMIT", "k", 1, LONG, "WAIT", 100)
