@@ -57,8 +57,8 @@ def test_the_other_algorithms_pace_as_well(server: Server, protocol: int, algori
         herd.send("CACHE.RATELIMIT", "k", 2, 10, "WAIT", LONG, "ALGORITHM", algorithm)
         answers = herd.collect()
     assert [answer.reply[0] for answer in answers] == [1] * 20
-    # The server writes what it has for several connections in an order of its own.
-    assert [answer.order // 2 for answer in answers] == [n // 2 for n in range(20)]
+    # Two may go through in one turn, and those the server answers in an order of its own.
+    assert max(abs(answer.order - n) for n, answer in enumerate(answers)) <= 1
 
 
 def test_who_asks_for_little_does_not_overtake_who_asks_for_much(
