@@ -259,6 +259,19 @@ def test_a_replica_sends_waiters_away(fresh_server: Callable[..., Server], proto
     assert is_error(server.raw(protocol).call("CACHE.RATELIMIT", "k", 1, LONG), "READONLY")
 
 
+@pytest.mark.parametrize("load", ["RELOAD", "LOADAOF"])
+def test_a_reload_keeps_the_line_waiting(fresh_server: Callable[..., Server], protocol: int, load: str) -> None:
+    server = fresh_server(appendonly=True)
+    take_all(server.raw())
+    waiter = server.raw(protocol).send("CACHE.RATELIMIT", "k", 1, LONG, "WAIT", LONG)
+    eventually(lambda: server.stats()["limits_waiting"] == 1)
+    assert server.call("DEBUG", load) == b"OK"
+    for _ in range(20):
+        assert server.call("PING") == b"PONG" and not waiter.has_reply()
+    assert server.call("CACHE.REFUND", "k", 1) == 1
+    assert waiter.recv()[0] == 1
+
+
 @pytest.mark.slow
 def test_a_crowd_that_comes_and_goes_leaves_nothing(server: Server, raw: RawClient, protocol: int) -> None:
     for _ in range(3):
