@@ -11,6 +11,7 @@ Usage: python benches/instructions.py [--starts 3] [--commands 20000] [name...]
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import statistics
 import subprocess
@@ -19,10 +20,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from harness import RawClient, Server  # noqa: E402
+from limits import SORTED_SET  # noqa: E402
 
 PIPELINE = 50
 VALUE = b"v" * 100
 KEYS = 1_000
+SORTED_SET_SHA = hashlib.sha1(SORTED_SET.encode()).hexdigest()
 RULE = (1_000_000, 36_000_000_000)  # slow enough for keys to stay, high enough for nobody to be refused
 
 
@@ -51,6 +54,10 @@ def nothing(_: RawClient) -> None:
     pass
 
 
+def load_script(r: RawClient) -> None:
+    assert r.call("SCRIPT", "LOAD", SORTED_SET) == SORTED_SET_SHA.encode()
+
+
 def lease_out(r: RawClient) -> None:
     fill_strings(r)
     r.call("CACHE.GETSM", "a-missing-key", "LEASE", 3_600_000)
@@ -73,6 +80,7 @@ COMMANDS = {
     "RATELIMIT FIXED": (nothing, lambda i: ("CACHE.RATELIMIT", key(i), *RULE, "ALGORITHM", "FIXED")),
     "RATELIMIT SLIDING": (nothing, lambda i: ("CACHE.RATELIMIT", key(i), *RULE)),
     "RATELIMIT refused": (nothing, lambda i: ("CACHE.RATELIMIT", key(i), 1, 3_600_000)),
+    "EVALSHA, a sorted set": (load_script, lambda i: ("EVALSHA", SORTED_SET_SHA, 1, key(i), *RULE)),
     "CL.THROTTLE": (nothing, lambda i: ("CL.THROTTLE", key(i), 999_999, 1_000_000, 36_000_000)),
 }
 RATIOS = [

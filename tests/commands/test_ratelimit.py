@@ -455,6 +455,18 @@ def test_too_few_arguments_are_refused(raw: RawClient, arguments: tuple[Any, ...
     assert is_error(raw.call("CACHE.RATELIMIT", *arguments), "ERR wrong number of arguments")
 
 
+@pytest.mark.parametrize("pattern, may", [("%RW~k", True), ("~k", True), ("%R~k", False), ("%W~k", False)])
+def test_a_user_needs_to_read_and_write_the_key(
+    fresh_server: Callable[..., Server], protocol: int, pattern: str, may: bool
+) -> None:
+    server = fresh_server()
+    server.call("ACL", "SETUSER", "user", "on", ">secret", "+@all", pattern)
+    user = server.raw(protocol, auth=("user", "secret"))
+    for call in [("CACHE.RATELIMIT", "k", 1, LONG), ("CACHE.REFUND", "k", 1), ("CL.THROTTLE", "k", 1, 1, 1)]:
+        assert is_error(user.call(*call), "NOPERM") is not may
+        assert is_error(user.call(call[0], "elsewhere", *call[2:]), "NOPERM")
+
+
 def test_the_server_knows_its_key_and_flags(raw: RawClient) -> None:
     (info,) = raw.call("COMMAND", "INFO", "cache.ratelimit")
     assert {bytes(flag) for flag in info[2]} >= {b"write", b"denyoom", b"fast", b"blocking"}

@@ -68,6 +68,24 @@ def pair(fresh_server: Callable[..., Server]) -> tuple[Server, Server]:
     return primary, replica
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_digest_tells_all_that_counts(server: Server, algorithm: str) -> None:
+    """What the other tests compare by: when, how much, and under which rules."""
+    at, seen = int(time.time() * 1000), []
+    for instant, units, limit, window in [
+        (at, 1, 5, LONG),
+        (at + 1, 1, 5, LONG),
+        (at, 2, 5, LONG),
+        (at, 1, 6, LONG),
+        (at, 1, 5, LONG * 2),
+    ]:
+        server.call("DEL", "k")
+        call = ("CACHE.RATELIMIT", "k", limit, window, "COST", units, "ALGORITHM", algorithm, "AT", instant)
+        assert server.call(*call) == b"OK"
+        seen += server.digest_value("k")
+    assert len(set(seen)) == 5
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_replica_holds_the_same(pair: tuple[Server, Server], seed: int) -> None:
     primary, replica = pair

@@ -255,6 +255,42 @@ def test_a_wait_for_a_key_that_moved_ends_at_its_own_deadline_at_last(cluster: C
     eventually(lambda: one.stats()["waiters"] == 0)
 
 
+def take(node: Server, key: bytes, algorithm: str = "SLIDING") -> None:
+    call = ("CACHE.RATELIMIT", key, 9, 315_360_000_000, "COST", 4, "ALGORITHM", algorithm)
+    assert node.raw().call(*call)[:2] == [4, 9]
+
+
+def test_a_caller_in_line_is_sent_on_when_its_key_moves(cluster: Cluster) -> None:
+    one, two, key = cluster.first, cluster.second, cluster.key_of(cluster.first)
+    take(one, key)
+    parked = [one.raw().send("CACHE.RATELIMIT", key, 4, HOUR_MS, "WAIT", HOUR_MS) for _ in range(3)]
+    eventually(lambda: one.stats()["limits_waiting"] == 3)
+    cluster.begin_to_move(key, one, two)
+    assert migrate(one, two, key) == b"OK"
+    for waiter in parked:
+        assert is_error(waiter.recv(timeout=4), "TRYAGAIN ")
+    assert one.stats()["limits_waiting"] == 0 and one.call("CLUSTER", "COUNTKEYSINSLOT", slot_of(key)) == 0
+    cluster.end_move(key, two)
+    assert two.raw().call("CACHE.RATELIMIT", key, 4, HOUR_MS)[0] == 0
+
+
+def test_limits_move_with_all_that_counts(cluster: Cluster) -> None:
+    one, two, key = cluster.first, cluster.second, cluster.key_of(cluster.first)
+    keys = {algorithm: b"{%s}%s" % (key, algorithm.encode()) for algorithm in ("SLIDING", "FIXED", "GCRA")}
+    for algorithm, each in keys.items():
+        take(one, each, algorithm)
+    before = [(one.digest_value(each), one.call("PEXPIRETIME", each)) for each in keys.values()]
+    if one.is_valkey and one.version >= (9,):
+        slot = slot_of(key)
+        one.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", cluster.ids[two])
+        eventually(lambda: is_error(one.raw().call("CACHE.GETSM", key, "WAIT", 0), "MOVED "), 20)
+    else:
+        cluster.begin_to_move(key, one, two)
+        assert [migrate(one, two, each) for each in keys.values()] == [b"OK"] * 3
+        cluster.end_move(key, two)
+    assert [(two.digest_value(each), two.call("PEXPIRETIME", each)) for each in keys.values()] == before
+
+
 def test_waiters_of_slots_that_stay_are_left_in_peace(cluster: Cluster) -> None:
     one, two = cluster.first, cluster.second
     stays, moves = cluster.key_of(one), cluster.key_of(one)

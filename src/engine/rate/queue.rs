@@ -339,7 +339,9 @@ mod tests {
                         lines.tell(id, Told::Verdict(decision.verdict));
                         through.push((id, now));
                     } else {
-                        lines.postpone(&slot(1), MonoMillis(now + decision.verdict.retry_after_ms.unwrap()));
+                        let retry_ms = decision.verdict.retry_after_ms.unwrap();
+                        prop_assert!(retry_ms > 0);
+                        lines.postpone(&slot(1), MonoMillis(now + retry_ms));
                     }
                 }
             }

@@ -46,14 +46,10 @@ impl Ctx<'_> {
     /// Sends the running command with `AT at` behind its own words to replicas and the AOF.
     pub fn replicate_at(self, command: &'static CStr, argv: ArgVec<'_>, at: u64) {
         let (name, at) = (command.as_ptr(), i64::try_from(at).unwrap_or(i64::MAX));
-        // A vector (`v`) costs more than the strings one by one, so the usual numbers are spelt out.
+        // A vector (`v`) costs more than the strings one by one, so the usual number is spelt out.
         let done = match *argv.words() {
             [key, limit, window] => {
                 call!(RedisModule_Replicate(self.raw, name, c"ssssl".as_ptr(), key, limit, window, AT.raw(), at))
-            }
-            [key, limit, window, option, value] => {
-                let form = c"ssssssl".as_ptr();
-                call!(RedisModule_Replicate(self.raw, name, form, key, limit, window, option, value, AT.raw(), at))
             }
             ref words => {
                 let (form, start) = (c"vsl".as_ptr(), words.as_ptr());

@@ -1,8 +1,8 @@
 //! Changes of rate limits: store, TTL, signal, replicate the effect, notify.
 //!
 //! The key goes when nothing counts any more. What is replicated is what was taken and when: a log
-//! is told of the taking (`COST n AT ms`), and so is any state where the caller's own words can be
-//! passed on; elsewhere the small states of the other algorithms are told whole (`STATE`).
+//! is told of the taking (`AT ms` behind the caller's own words where they ask for just that), the
+//! small states of the other algorithms are told whole (`STATE`), which costs the server fewer strings.
 
 use crate::engine::rate::codec::pack;
 use crate::engine::rate::rules::{Algorithm, Ask, Plan, Verdict};
@@ -171,7 +171,7 @@ fn commit(ctx: Ctx<'_>, key: &mut Key<'_>, name: Arg<'_>, done: Done<'_>) {
     let Some(limits) = key.value::<Limits>() else { return };
     let until = limits.counts_until();
     let state = match done {
-        Done::Taken(said, ..) if said.plan.algorithm == Algorithm::Sliding || said.words.is_some() => None,
+        Done::Taken(said, ..) if said.plan.algorithm == Algorithm::Sliding => None,
         Done::Taken(..) | Done::Became => Some(pack(limits)),
     };
     key.expire_at(until);

@@ -151,3 +151,15 @@ fn a_full_key_is_small() {
         }
     }
 }
+
+/// A refusal looks ahead; if the clock then steps back, though not behind the last taking, what it
+/// left behind counts again.
+#[test]
+fn what_a_refusal_saw_go_counts_again_after_a_step_back() {
+    let plan = plan(Algorithm::Sliding, &[(3, 1_000), (2, 100)]);
+    let mut limits = Limits::new(&plan);
+    assert_eq!(limits.decide(&plan, whole(2), START).verdict.allowed, 2);
+    assert_eq!(limits.decide(&plan, whole(2), START.after(500)).verdict.allowed, 0);
+    let refused = limits.decide(&plan, whole(1), START.after(50));
+    assert_eq!((refused.verdict.limit, refused.verdict.retry_after_ms, refused.change), (2, Some(50), Change::None));
+}
