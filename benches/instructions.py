@@ -11,6 +11,7 @@ Usage: python benches/instructions.py [--starts 3] [--commands 20000] [name...]
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ from harness import RawClient, Server  # noqa: E402
 PIPELINE = 50
 VALUE = b"v" * 100
 KEYS = 1_000
+COMPARE_AND_DELETE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
 def key(i: int) -> bytes:
@@ -51,6 +53,22 @@ def lease_out(r: RawClient) -> None:
     r.call("CACHE.GETSM", "a-missing-key", "LEASE", 3_600_000)
 
 
+def load_script(r: RawClient) -> None:
+    r.call("SCRIPT", "LOAD", COMPARE_AND_DELETE)
+
+
+def lock(i: int) -> tuple[bytes | str | int, ...]:
+    """Taken and given up in turn."""
+    return ("CACHE.LOCK", key(i // 2), "owner", 60_000) if i % 2 == 0 else ("CACHE.UNLOCK", key(i // 2), "owner")
+
+
+def set_and_script(i: int) -> tuple[bytes | str | int, ...]:
+    """The same without the module."""
+    if i % 2 == 0:
+        return "SET", key(i // 2), "owner", "NX", "PX", 60_000
+    return "EVALSHA", hashlib.sha1(COMPARE_AND_DELETE.encode()).hexdigest(), 1, key(i // 2), "owner"
+
+
 # name: (prepare, the command for the i-th key)
 COMMANDS = {
     "GET": (fill_strings, lambda i: ("GET", key(i))),
@@ -63,6 +81,8 @@ COMMANDS = {
         lambda i: ("CACHE.SETSM", key(i), VALUE, 3_600_000, "TAGS", 3, *tags(i)),
     ),
     "GET, a lease is out": (lease_out, lambda i: ("GET", key(i))),
+    "CACHE.LOCK and UNLOCK": (lambda r: None, lock),
+    "SET NX PX and script": (load_script, set_and_script),
 }
 RATIOS = [
     ("CACHE.GETSM", "GET", 1.15),
@@ -70,6 +90,7 @@ RATIOS = [
     ("CACHE.GETSM, 3 tags", "CACHE.GETSM", 1.05),
     ("CACHE.SETSM, 3 tags", "CACHE.SETSM", 2.0),
     ("GET, a lease is out", "GET", 1.04),
+    ("CACHE.LOCK and UNLOCK", "SET NX PX and script", 1.0),
 ]
 
 
@@ -103,14 +124,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--commands", type=int, default=20_000)
+    parser.add_argument("names", nargs="*", help="only these")
     options = parser.parse_args()
     medians = {}
-    for name in COMMANDS:
+    for name in options.names or COMMANDS:
         runs = [count(name, options.commands) for _ in range(options.starts)]
         medians[name] = statistics.median(runs)
         print(f"{name:24} {medians[name]:8.0f}   {[round(x) for x in runs]}", flush=True)
     print()
-    for name, base, limit in RATIOS:
+    for name, base, limit in (ratio for ratio in RATIOS if medians.keys() >= set(ratio[:2])):
         print(f"{name} / {base}: {medians[name] / medians[base]:.3f} (limit {limit})")
 
 
