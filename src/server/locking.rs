@@ -7,7 +7,10 @@
 //! While the server holds writes back (`CLIENT PAUSE`, a failover) the data set must not change, so
 //! grants wait until that is over. On a replica nobody waits, so nothing is granted.
 
+use super::error::Error;
+use super::ffi::block::{Awaited, Parked, Tell};
 use super::ffi::context::{mono_now, unix_now, Arg, Ctx};
+use super::ffi::entry_point::ArgVec;
 use super::ffi::events;
 use super::ffi::filter;
 use super::ffi::key::{Holds, Key};
@@ -15,7 +18,7 @@ use super::state::STATE;
 use super::{keyspace, pump};
 use crate::engine::lock::{Answer, Found, Lock, Now};
 use crate::engine::time::MonoMillis;
-use crate::engine::waiters::{DbId, Slot};
+use crate::engine::waiters::{ClientId, DbId, Slot, WaiterId};
 
 /// Changes made, keys looked at and waits ended in one turn.
 const CHANGES_PER_TURN: usize = 1_000;
@@ -132,4 +135,74 @@ pub fn demoted() {
 pub fn promoted() {
     let now = unix_now();
     STATE.with(|state| state.locks.fences.begin(now));
+}
+
+/// Parks the caller as the waiter `id`; `tell` answers it later, or now where the server will not
+/// have it.
+///
+/// # Errors
+/// Those of `tell`.
+pub fn park(ctx: Ctx<'_>, argv: ArgVec<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
+    if let Some(parked) = ctx.park(tell) {
+        STATE.with(|state| state.lock_parking.insert(id, parked));
+        return Ok(());
+    }
+    tell(ctx, argv, &dismiss(id))
+}
+
+/// Ends a wait: it is told what had been decided for it, or nil.
+fn dismiss(id: WaiterId) -> Answer {
+    STATE.with(|state| state.locks.leave(id).unwrap_or(Answer::TimedOut))
+}
+
+/// Hands the next answer to the server; false if there is none.
+pub fn answer_next() -> bool {
+    let next = STATE.with(|state| {
+        let (id, answer) = state.locks.deliver_next()?;
+        Some((state.lock_parking.take(id), answer))
+    });
+    match next {
+        Some((Some(parked), answer)) => parked.answer(answer),
+        Some((None, _)) => {}
+        None => return false,
+    }
+    true
+}
+
+/// A connection closed: the locks bound to it are to be released. True if there are any.
+pub fn closed(client: ClientId) -> bool {
+    STATE.with(|state| state.locks.disconnect(client))
+}
+
+impl Awaited for Answer {
+    fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
+        let id = STATE.with(|state| {
+            let id = state.lock_parking.waiter(parked)?;
+            state.lock_parking.take(id).map(|_| id)
+        });
+        let answer = id.map_or(Self::TimedOut, dismiss);
+        pump::schedule(ctx);
+        answer
+    }
+
+    fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
+        let was_parked = STATE.with(|state| {
+            let Some(id) = state.lock_parking.waiter(parked) else { return false };
+            state.lock_parking.take(id);
+            if let Some(Self::Granted(granted)) = state.locks.leave(id) {
+                state.locks.unheard(&granted);
+            }
+            true
+        });
+        pump::schedule(ctx);
+        was_parked
+    }
+
+    /// A lock it brought passes to the next in line.
+    fn unheard(&self, ctx: Ctx<'_>) {
+        if let Self::Granted(granted) = self {
+            STATE.with(|state| state.locks.unheard(granted));
+            pump::schedule(ctx);
+        }
+    }
 }

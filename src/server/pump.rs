@@ -10,7 +10,6 @@
 //! slice is handed over in the event that comes right before that write (see
 //! `docs/decisions/0001-parking.md`).
 
-use super::blocked::{Seat, Told};
 use super::cluster;
 use super::commands::look::{look_into, Sight};
 use super::error::Error;
@@ -75,16 +74,14 @@ fn answer_some() {
     let now = mono_now();
     for _ in 0..ANSWERS_PER_TURN {
         let next = STATE.with(|state| {
-            let (seat, told) = match state.book.deliver_next(now) {
-                Some((id, answer)) => (Seat::Lease(id), Told::Lease(answer)),
-                None => state.locks.deliver_next().map(|(id, answer)| (Seat::Lock(id), Told::Lock(answer)))?,
-            };
-            Some((state.parking.take(seat), told))
+            let (id, answer) = state.book.deliver_next(now)?;
+            Some((state.parking.take(id), answer))
         });
         match next {
-            Some((Some(parked), told)) => parked.answer(told),
+            Some((Some(parked), answer)) => parked.answer(answer),
             Some((None, _)) => {}
-            None => break,
+            None if !locking::answer_next() => break,
+            None => {}
         }
     }
 }

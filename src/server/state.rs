@@ -20,6 +20,8 @@ pub struct State {
     pub book: LeaseBook,
     /// Who waits for locks, and the numbers they are given.
     pub locks: LockBook,
+    /// Which connection each of them is.
+    pub lock_parking: Parking,
     /// Which connection each waiter is.
     pub parking: Parking,
     /// The timer that is set, and when it fires.
@@ -46,6 +48,7 @@ impl Default for State {
             // The generator of the thread is a cryptographic one, seeded by the system.
             book: LeaseBook::new(|| Token(rand::random())),
             locks: LockBook::default(),
+            lock_parking: Parking::default(),
             parking: Parking::default(),
             timer: None,
             watch: None,

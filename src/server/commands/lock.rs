@@ -5,7 +5,6 @@ use crate::engine::lock::{FENCE_MAX, HOLDERS_MAX, OWNER_BYTES_MAX};
 use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
 use crate::engine::waiters::{Bond, DbId};
 use crate::server::args::{Args, Word};
-use crate::server::blocked::{self, Seat, Told};
 use crate::server::error::Error;
 use crate::server::ffi::context::{unix_now, Arg, Ctx, Situation};
 use crate::server::ffi::entry_point::ArgVec;
@@ -119,7 +118,7 @@ pub fn lock(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         Asked::Parked(id) => {
             drop(key);
             pump::schedule(ctx);
-            return blocked::park(ctx, argv, Seat::Lock(id), tell);
+            return locking::park(ctx, argv, id, tell);
         }
         Asked::Busy => ctx.reply_nil(),
         Asked::Clash(mode) => return Err(Error::HeldAs(mode)),
@@ -168,16 +167,16 @@ fn replay(ctx: Ctx<'_>, name: Arg<'_>, owner: Arg<'_>, given: &Given) -> Result<
 }
 
 /// Answers a LOCK that waited.
-fn tell(ctx: Ctx<'_>, _argv: ArgVec<'_>, told: &Told) -> Result<(), Error> {
-    match told {
-        Told::Lock(Answer::Granted(granted)) => ctx.reply_unsigned(granted.fence),
-        Told::Lock(Answer::TimedOut) | Told::Lease(_) => ctx.reply_nil(),
-        Told::Lock(Answer::Clash(mode)) => return Err(Error::HeldAs(*mode)),
-        Told::Lock(Answer::Otherwise(mode)) => return Err(Error::HeldOtherwise(*mode)),
-        Told::Lock(Answer::Exhausted) => return Err(Error::NumbersUsedUp),
-        Told::Lock(Answer::WrongType) => return Err(Error::WrongType),
-        Told::Lock(Answer::Moved) => return Err(Error::Moved),
-        Told::Lock(Answer::Readonly) => return Err(Error::Readonly),
+fn tell(ctx: Ctx<'_>, _argv: ArgVec<'_>, answer: &Answer) -> Result<(), Error> {
+    match answer {
+        Answer::Granted(granted) => ctx.reply_unsigned(granted.fence),
+        Answer::TimedOut => ctx.reply_nil(),
+        Answer::Clash(mode) => return Err(Error::HeldAs(*mode)),
+        Answer::Otherwise(mode) => return Err(Error::HeldOtherwise(*mode)),
+        Answer::Exhausted => return Err(Error::NumbersUsedUp),
+        Answer::WrongType => return Err(Error::WrongType),
+        Answer::Moved => return Err(Error::Moved),
+        Answer::Readonly => return Err(Error::Readonly),
     }
     Ok(())
 }

@@ -9,7 +9,6 @@ use crate::engine::tags::Standing;
 use crate::engine::time::DURATION_MS_MAX;
 use crate::engine::waiters::{Bond, WaiterId};
 use crate::server::args::Args;
-use crate::server::blocked::{Seat, Told};
 use crate::server::error::Error;
 use crate::server::ffi::context::{mono_now, unix_now, Arg, Ctx};
 use crate::server::ffi::entry_point::ArgVec;
@@ -88,7 +87,7 @@ pub fn getsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let wait_ms = terms.wait_ms.unwrap_or_else(|| config::WAIT_MS.get());
     match regard(ctx, name, &terms, wait_ms)? {
         Came::Row(row) => row.reply(ctx, terms.form),
-        Came::Parked(id) => blocked::park(ctx, argv, Seat::Lease(id), tell_one),
+        Came::Parked(id) => blocked::park(ctx, argv, id, tell_one),
     }
 }
 
@@ -228,8 +227,7 @@ fn caller(ctx: Ctx<'_>, terms: &Terms, wait_ms: u64) -> Result<Caller, Error> {
 }
 
 /// Answers a GETSM that waited.
-fn tell_one(ctx: Ctx<'_>, argv: ArgVec<'_>, told: &Told) -> Result<(), Error> {
-    let Told::Lease(answer) = told else { return Err(Error::Internal) };
+fn tell_one(ctx: Ctx<'_>, argv: ArgVec<'_>, answer: &Answer) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let name = args.next("key")?;
     let terms = Terms::parse(&mut args)?;
@@ -278,7 +276,7 @@ pub fn mgetsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
             let parked = STATE.with(|state| state.book.wait_for_all(db, &leased, caller, most, now));
             pump::schedule(ctx);
             if let Some(id) = parked {
-                return blocked::park(ctx, argv, Seat::Lease(id), tell_many);
+                return blocked::park(ctx, argv, id, tell_many);
             }
         }
     }
@@ -357,8 +355,7 @@ fn row(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms) -> Result<Row<Rc<[u8]>>, Erro
 }
 
 /// Answers a MGETSM that waited.
-fn tell_many(ctx: Ctx<'_>, argv: ArgVec<'_>, told: &Told) -> Result<(), Error> {
-    let Told::Lease(answer) = told else { return Err(Error::Internal) };
+fn tell_many(ctx: Ctx<'_>, argv: ArgVec<'_>, answer: &Answer) -> Result<(), Error> {
     let granted = match answer {
         Answer::Won(grant) => Some(grant),
         Answer::WrongType => return Err(Error::WrongType),

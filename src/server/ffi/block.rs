@@ -7,7 +7,6 @@
 use super::context::Ctx;
 use super::entry_point::{answer_command, function, guarded, ArgVec};
 use super::OK;
-use crate::server::blocked::{self, Told};
 use crate::server::error::Error;
 use redis_module::raw;
 use std::cell::Cell;
@@ -18,35 +17,50 @@ use std::ptr::null_mut;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Parked(*mut raw::RedisModuleBlockedClient);
 
-struct Delivery {
-    told: Told,
+struct Delivery<A> {
+    answer: A,
     heard: Cell<bool>,
 }
 
-/// Answers a connection that waited, in the form its command asked for.
-pub trait Tell: Fn(Ctx<'_>, ArgVec<'_>, &Told) -> Result<(), Error> + Copy + 'static {}
+/// What a family of commands tells those it parked, and who learns what became of them.
+pub trait Awaited: Sized + 'static {
+    /// An operator unblocked a parked connection; what it is to be told.
+    fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self;
 
-impl<T: Fn(Ctx<'_>, ArgVec<'_>, &Told) -> Result<(), Error> + Copy + 'static> Tell for T {}
+    /// A parked connection closed, or the server answered it in our place. False if it is not ours
+    /// any more because its answer has been handed to the server.
+    fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool;
+
+    /// The answer was decided, but the connection was gone before it was written, or was told an
+    /// error instead.
+    fn unheard(&self, ctx: Ctx<'_>);
+}
+
+/// Answers a connection that waited, in the form its command asked for.
+pub trait Tell<A>: Fn(Ctx<'_>, ArgVec<'_>, &A) -> Result<(), Error> + Copy + 'static {}
+
+impl<A, T: Fn(Ctx<'_>, ArgVec<'_>, &A) -> Result<(), Error> + Copy + 'static> Tell<A> for T {}
 
 impl Ctx<'_> {
     /// Parks the caller, to be answered by `tell`; `None` if it cannot be parked, and then nothing
     /// was answered.
     #[must_use]
-    pub fn park<T: Tell>(self, _tell: T) -> Option<Parked> {
-        let parked = call!(RedisModule_BlockClient(self.raw, Some(reply::<T>), Some(unblock::<T>), Some(release), 0));
+    pub fn park<A: Awaited, T: Tell<A>>(self, _tell: T) -> Option<Parked> {
+        let (reply, unblock) = (reply::<A, T>, unblock::<A, T>);
+        let parked = call!(RedisModule_BlockClient(self.raw, Some(reply), Some(unblock), Some(release::<A>), 0));
         if parked.is_null() {
             return None;
         }
-        call!(RedisModule_SetDisconnectCallback(parked, Some(disconnect)));
+        call!(RedisModule_SetDisconnectCallback(parked, Some(disconnect::<A>)));
         Some(Parked(parked))
     }
 }
 
 impl Parked {
-    /// Lets the server answer the connection with `told` as soon as it can. If the connection
-    /// is gone by then, [`blocked::unheard`] gets the answer back.
-    pub fn answer(self, told: Told) {
-        let delivery = Box::into_raw(Box::new(Delivery { told, heard: Cell::new(false) }));
+    /// Lets the server answer the connection with `answer` as soon as it can. If the connection
+    /// is gone by then, [`Awaited::unheard`] is called.
+    pub fn answer<A: Awaited>(self, answer: A) {
+        let delivery = Box::into_raw(Box::new(Delivery { answer, heard: Cell::new(false) }));
         let done = call!(RedisModule_UnblockClient(self.0, delivery.cast()));
         assert!(done == OK, "the server refused to unblock a client");
     }
@@ -57,18 +71,18 @@ impl Parked {
 }
 
 /// The server is ready to write the answer.
-unsafe extern "C" fn reply<T: Tell>(
+unsafe extern "C" fn reply<A: Awaited, T: Tell<A>>(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
 ) -> c_int {
-    let data: *const Delivery = call!(RedisModule_GetBlockedClientPrivateData(ctx)).cast_const().cast();
+    let data: *const Delivery<A> = call!(RedisModule_GetBlockedClientPrivateData(ctx)).cast_const().cast();
     // SAFETY: the private data of a client unblocked with an answer is a `Delivery`, freed by
     // `release` after this.
     if let Some(delivery) = unsafe { data.as_ref() } {
         let tell = function::<T>();
         let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
-            tell(ctx, args, &delivery.told)?;
+            tell(ctx, args, &delivery.answer)?;
             delivery.heard.set(true);
             Ok(())
         };
@@ -79,7 +93,7 @@ unsafe extern "C" fn reply<T: Tell>(
 }
 
 /// `CLIENT UNBLOCK id TIMEOUT` for a connection that is still parked.
-unsafe extern "C" fn unblock<T: Tell>(
+unsafe extern "C" fn unblock<A: Awaited, T: Tell<A>>(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
@@ -87,8 +101,8 @@ unsafe extern "C" fn unblock<T: Tell>(
     let parked = Parked(call!(RedisModule_GetBlockedClientHandle(ctx)));
     let tell = function::<T>();
     let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
-        let told = blocked::unblocked(ctx, parked);
-        tell(ctx, args, &told).inspect_err(|_| blocked::unheard(ctx, &told))
+        let answer = A::unblocked(ctx, parked);
+        tell(ctx, args, &answer).inspect_err(|_| answer.unheard(ctx))
     };
     // SAFETY: the server passes the arguments of the command that waited.
     unsafe { answer_command(ctx, argv, argc, told) };
@@ -97,19 +111,19 @@ unsafe extern "C" fn unblock<T: Tell>(
 }
 
 /// The connection closed, or the server answered it in our place, while it was parked.
-unsafe extern "C" fn disconnect(ctx: *mut raw::RedisModuleCtx, parked: *mut raw::RedisModuleBlockedClient) {
+unsafe extern "C" fn disconnect<A: Awaited>(ctx: *mut raw::RedisModuleCtx, parked: *mut raw::RedisModuleBlockedClient) {
     let parked = Parked(parked);
-    if guarded(true, || blocked::disconnected(Ctx::new(ctx), parked)) {
+    if guarded(true, || A::disconnected(Ctx::new(ctx), parked)) {
         parked.let_go();
     }
 }
 
-unsafe extern "C" fn release(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
+unsafe extern "C" fn release<A: Awaited>(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
     guarded((), || {
         // SAFETY: the private data was made by `Parked::answer` and is given back once.
-        let delivery = unsafe { Box::from_raw(data.cast::<Delivery>()) };
+        let delivery = unsafe { Box::from_raw(data.cast::<Delivery<A>>()) };
         if !delivery.heard.get() {
-            blocked::unheard(Ctx::new(ctx), &delivery.told);
+            delivery.answer.unheard(Ctx::new(ctx));
         }
     });
 }
