@@ -105,7 +105,7 @@ fn settle_anywhere(ctx: Ctx<'_>, slot: &Slot, most: usize) -> usize {
         });
         return most - 1;
     }
-    ctx.at(slot.db, &slot.key, |name| settle(ctx, slot, name, most))
+    ctx.within(slot.db, &slot.key, |name| settle(ctx, slot, name, most))
 }
 
 /// When [`turn`] has something to do.
