@@ -7,7 +7,9 @@
     bound        a process that holds a lock with BIND is killed, another one waits: how long until it is told
 
 `grants` counts every time somebody got the lock, `hand-overs` those on which it was not the one that had just given it
-up: who polls is mostly overtaken by the one that never slept. The waiting time is from wanting the lock to having it.
+up: who polls is mostly overtaken by the one that never slept. The waiting time is from wanting the lock to having it,
+`shares` how often one client got the lock in a typical round, from the least to the most. Server time is that of the
+server's main thread, from the kernel's scheduler.
 
 CACHE.LOCK and pub/sub run in the same event loop in one process; redis-py's Lock has a thread for each client. Rounds
 alternate, figures are medians of the rounds.
@@ -118,6 +120,7 @@ class Tally:
     grants: list[tuple[float, int]] = field(default_factory=list)  # when, and to whom
     waits: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    server_s: float = 0.0
 
     def hand_overs(self) -> int:
         owners = [client for _, client in sorted(self.grants)]
@@ -148,11 +151,11 @@ class Member:
 class Waits(Member):
     """CACHE.LOCK … WAIT: gives the lock up and asks for it again in one write."""
 
-    def __init__(self, number: int, tally: Tally, address: Address, _server: Server) -> None:
+    def __init__(self, number: int, tally: Tally, address: Address, _server: Server, key: str) -> None:
         super().__init__(number, tally)
         self.sock = connect(address, 30)
-        self.lock = encode("CACHE.LOCK", "lock", f"owner {number}", TTL_MS, "WAIT", TTL_MS)
-        self.again = encode("CACHE.UNLOCK", "lock", f"owner {number}") + self.lock
+        self.lock = encode("CACHE.LOCK", key, f"owner {number}", TTL_MS, "WAIT", TTL_MS)
+        self.again = encode("CACHE.UNLOCK", key, f"owner {number}") + self.lock
 
     def sockets(self) -> list[socket.socket]:
         return [self.sock]
@@ -172,14 +175,14 @@ class Waits(Member):
 class Hears(Member):
     """SET NX, again whenever a message says that the lock was given up."""
 
-    def __init__(self, number: int, tally: Tally, address: Address, server: Server) -> None:
+    def __init__(self, number: int, tally: Tally, address: Address, server: Server, key: str) -> None:
         super().__init__(number, tally)
         self.sock, self.news = connect(address, 30), connect(address, 30)
-        self.news.sendall(encode("SUBSCRIBE", "lock"))
+        self.news.sendall(encode("SUBSCRIBE", key))
         self.news.recv(4096)
         script = server.call("SCRIPT", "LOAD", AND_TELL)
-        self.lock = encode("SET", "lock", f"owner {number}", "NX", "PX", TTL_MS)
-        self.release = encode("EVALSHA", script, 1, "lock", f"owner {number}")
+        self.lock = encode("SET", key, f"owner {number}", "NX", "PX", TTL_MS)
+        self.release = encode("EVALSHA", script, 1, key, f"owner {number}")
         self.told, self.expects = False, deque[str]()
 
     def sockets(self) -> list[socket.socket]:
@@ -214,9 +217,9 @@ class Hears(Member):
                 self.try_it()
 
 
-def in_a_loop(kind: Callable[..., Member], server: Server, args: argparse.Namespace) -> Tally:
+def in_a_loop(kind: Callable[..., Member], server: Server, key: str, args: argparse.Namespace) -> Tally:
     tally, poll, places = Tally(), select.epoll(), {}
-    members = [kind(number, tally, server.address(args.tcp), server) for number in range(args.clients)]
+    members = [kind(number, tally, server.address(args.tcp), server, key) for number in range(args.clients)]
     for member in members:
         for sock in member.sockets():
             poll.register(sock.fileno(), select.EPOLLIN)
@@ -234,13 +237,13 @@ def in_a_loop(kind: Callable[..., Member], server: Server, args: argparse.Namesp
     return tally
 
 
-def polling(server: Server, args: argparse.Namespace) -> Tally:
+def polling(server: Server, key: str, args: argparse.Namespace) -> Tally:
     """redis-py's Lock as it comes: it sleeps 0.1 s between two tries."""
     tally, over, guard = Tally(), threading.Event(), threading.Lock()
 
     def contend(number: int) -> None:
         client = server.client(tcp=args.tcp)
-        lock = client.lock("polled", timeout=TTL_MS / 1000)
+        lock = client.lock(key, timeout=TTL_MS / 1000)
         grants, waits = [], []
         while not over.is_set():
             asked = time.perf_counter()
@@ -274,29 +277,34 @@ def percentile(values: list[float], percent: float) -> float:
 
 
 def passed_on(server: Server, args: argparse.Namespace) -> None:
-    ways: dict[str, Callable[[], Tally]] = {
-        "CACHE.LOCK WAIT": lambda: in_a_loop(Waits, server, args),
-        "SET NX and pub/sub": lambda: in_a_loop(Hears, server, args),
-        "redis-py's Lock": lambda: polling(server, args),
+    ways: dict[str, Callable[[str], Tally]] = {
+        "CACHE.LOCK WAIT": lambda key: in_a_loop(Waits, server, key, args),
+        "SET NX and pub/sub": lambda key: in_a_loop(Hears, server, key, args),
+        "redis-py's Lock": lambda key: polling(server, key, args),
     }
     found: dict[str, list[Tally]] = {name: [] for name in ways}
-    for _ in range(args.rounds):
+    for number in range(args.rounds):
         for name, way in ways.items():
-            found[name].append(way())
-            server.call("FLUSHALL")
-    print(f"\n| passed on among {args.clients} | grants/s | hand-overs/s | waiting: median | 99 % | longest | shares |")
-    print("|---|---|---|---|---|---|---|")
+            before = processor_s(server)
+            tally = way(f"{name} {number}")  # a key of its own: the last holder of a round is never heard of again
+            tally.server_s = processor_s(server) - before
+            found[name].append(tally)
+    head = "grants/s | hand-overs/s | server time a grant | waiting: median | 99 % | longest | shares"
+    print(f"\n| passed on among {args.clients} | {head} |\n|---|---|---|---|---|---|---|---|")
     rates = {}
     for name, tallies in found.items():
         waits = [wait for tally in tallies for wait in tally.waits]
         grants = statistics.median(len(tally.grants) / tally.seconds for tally in tallies)
         rates[name] = statistics.median(tally.hand_overs() / tally.seconds for tally in tallies)
-        counts = [[client for _, client in tally.grants].count(n) for tally in tallies for n in range(args.clients)]
+        typical = sorted(tallies, key=lambda tally: len(tally.grants))[len(tallies) // 2]
+        counts = [[client for _, client in typical.grants].count(number) for number in range(args.clients)]
         times = " | ".join(f"{percentile(waits, each):,.2f} ms" for each in (50, 99, 100))
-        print(f"| {name} | {grants:,.0f} | {rates[name]:,.0f} | {times} | {min(counts)} to {max(counts)} |")
+        cost = statistics.median(tally.server_s / max(1, len(tally.grants)) * 1e6 for tally in tallies)
+        row = f"{grants:,.0f} | {rates[name]:,.0f} | {cost:,.0f} µs | {times} | {min(counts)} to {max(counts)}"
+        print(f"| {name} | {row} |")
     ours = rates.pop("CACHE.LOCK WAIT")
     for name, rate in rates.items():
-        print(f"\nHand-overs, CACHE.LOCK to {name}: {ours / rate:.1f}", end="")
+        print(f"\nHand-overs, CACHE.LOCK to {name}: {ours / max(rate, 1):.1f}", end="")
     print(flush=True)
 
 

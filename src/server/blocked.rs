@@ -8,6 +8,7 @@ use super::error::Error;
 use super::ffi::block::{Awaited, Parked, Tell};
 use super::ffi::context::{mono_now, Ctx};
 use super::ffi::entry_point::ArgVec;
+use super::locking;
 use super::pump;
 use super::state::STATE;
 use crate::engine::outbox::Answer;
@@ -129,9 +130,9 @@ pub fn closed(ctx: Ctx<'_>, client: ClientId) {
         if let Some((_, watch)) = &mut state.watch {
             watch.forget(client);
         }
-        state.locks.disconnect(client) | state.book.disconnect(client, now)
+        state.book.disconnect(client, now)
     });
-    if concerns {
+    if locking::closed(client) | concerns {
         pump::schedule(ctx);
     }
 }

@@ -18,7 +18,7 @@ use super::state::STATE;
 use super::{keyspace, pump};
 use crate::engine::lock::{Answer, Found, Lock, Now};
 use crate::engine::time::MonoMillis;
-use crate::engine::waiters::{DbId, Slot, WaiterId};
+use crate::engine::waiters::{ClientId, DbId, Slot, WaiterId};
 
 /// Changes made, keys looked at and waits ended in one turn.
 const CHANGES_PER_TURN: usize = 1_000;
@@ -56,6 +56,11 @@ pub fn settle_after(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
 
 /// Makes at most so many changes; what is left of them.
 fn settle(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>, most: usize) -> usize {
+    if ctx.situation().is_replica() {
+        // What is left of the time before it became one is for its primary to decide.
+        STATE.with(|state| state.locks.believe(slot));
+        return most - 1;
+    }
     for left in (0..most).rev() {
         let (key, now) = (ctx.open_write(name), now());
         let found = found(&key);
@@ -100,7 +105,7 @@ fn settle_anywhere(ctx: Ctx<'_>, slot: &Slot, most: usize) -> usize {
         });
         return most - 1;
     }
-    ctx.at(slot.db, &slot.key, |name| settle(ctx, slot, name, most))
+    ctx.within(slot.db, &slot.key, |name| settle(ctx, slot, name, most))
 }
 
 /// When [`turn`] has something to do.
@@ -112,66 +117,6 @@ pub fn next_turn(now: MonoMillis) -> Option<MonoMillis> {
     });
     let doubts = doubts.then(|| if filter::holds_writes_back() { now.after(PAUSED_MS) } else { MonoMillis(0) });
     [doubts, answers.then_some(MonoMillis(0)), due].into_iter().flatten().min()
-}
-
-/// Parks the caller as the waiter `id`; `tell` answers it later, or now where the server will not
-/// have it.
-///
-/// # Errors
-/// Those of `tell`.
-pub fn park(ctx: Ctx<'_>, argv: ArgVec<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
-    if let Some(parked) = ctx.park(tell) {
-        STATE.with(|state| state.lock_parking.insert(id, parked));
-        return Ok(());
-    }
-    tell(ctx, argv, &STATE.with(|state| state.locks.leave(id)).unwrap_or(Answer::TimedOut))
-}
-
-/// Hands the next answer to the server; false if there is none.
-pub fn answer_next() -> bool {
-    let next = STATE.with(|state| {
-        let (id, answer) = state.locks.deliver_next()?;
-        Some((state.lock_parking.take(id), answer))
-    });
-    match next {
-        Some((Some(parked), answer)) => parked.answer(answer),
-        Some((None, _)) => {}
-        None => return false,
-    }
-    true
-}
-
-impl Awaited for Answer {
-    fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
-        let decided = STATE.with(|state| {
-            let id = state.lock_parking.waiter(parked)?;
-            state.lock_parking.take(id);
-            state.locks.leave(id)
-        });
-        pump::schedule(ctx);
-        decided.unwrap_or(Self::TimedOut)
-    }
-
-    fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
-        let was_parked = STATE.with(|state| {
-            let Some(id) = state.lock_parking.waiter(parked) else { return false };
-            state.lock_parking.take(id);
-            if let Some(Self::Granted(granted)) = state.locks.leave(id) {
-                state.locks.unheard(&granted);
-            }
-            true
-        });
-        pump::schedule(ctx);
-        was_parked
-    }
-
-    /// The lock passes to the next in line.
-    fn unheard(&self, ctx: Ctx<'_>) {
-        if let Self::Granted(granted) = self {
-            STATE.with(|state| state.locks.unheard(granted));
-            pump::schedule(ctx);
-        }
-    }
 }
 
 /// A lock is about to leave its key, by whatever hand. Called from within calls of the module API.
@@ -190,4 +135,74 @@ pub fn demoted() {
 pub fn promoted() {
     let now = unix_now();
     STATE.with(|state| state.locks.fences.begin(now));
+}
+
+/// Parks the caller as the waiter `id`; `tell` answers it later, or now where the server will not
+/// have it.
+///
+/// # Errors
+/// Those of `tell`.
+pub fn park(ctx: Ctx<'_>, argv: ArgVec<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
+    if let Some(parked) = ctx.park(tell) {
+        STATE.with(|state| state.lock_parking.insert(id, parked));
+        return Ok(());
+    }
+    tell(ctx, argv, &dismiss(id))
+}
+
+/// Ends a wait: it is told what had been decided for it, or nil.
+fn dismiss(id: WaiterId) -> Answer {
+    STATE.with(|state| state.locks.leave(id).unwrap_or(Answer::TimedOut))
+}
+
+/// Hands the next answer to the server; false if there is none.
+pub fn answer_next() -> bool {
+    let next = STATE.with(|state| {
+        let (id, answer) = state.locks.deliver_next()?;
+        Some((state.lock_parking.take(id), answer))
+    });
+    match next {
+        Some((Some(parked), answer)) => parked.answer(answer),
+        Some((None, _)) => {}
+        None => return false,
+    }
+    true
+}
+
+/// A connection closed: the locks bound to it are to be released. True if there are any.
+pub fn closed(client: ClientId) -> bool {
+    STATE.with(|state| state.locks.disconnect(client))
+}
+
+impl Awaited for Answer {
+    fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
+        let id = STATE.with(|state| {
+            let id = state.lock_parking.waiter(parked)?;
+            state.lock_parking.take(id).map(|_| id)
+        });
+        let answer = id.map_or(Self::TimedOut, dismiss);
+        pump::schedule(ctx);
+        answer
+    }
+
+    fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
+        let was_parked = STATE.with(|state| {
+            let Some(id) = state.lock_parking.waiter(parked) else { return false };
+            state.lock_parking.take(id);
+            if let Some(Self::Granted(granted)) = state.locks.leave(id) {
+                state.locks.unheard(&granted);
+            }
+            true
+        });
+        pump::schedule(ctx);
+        was_parked
+    }
+
+    /// A lock it brought passes to the next in line.
+    fn unheard(&self, ctx: Ctx<'_>) {
+        if let Self::Granted(granted) = self {
+            STATE.with(|state| state.locks.unheard(granted));
+            pump::schedule(ctx);
+        }
+    }
 }

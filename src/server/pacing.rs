@@ -166,7 +166,7 @@ fn weigh(ctx: Ctx<'_>, turn: Turn, id: WaiterId, waiter: &Waiter) {
         STATE.with(|state| state.pacing.lines.tell_all(slot, &Told::Moved));
         return;
     }
-    let told = ctx.at(slot.db, &slot.key, |name| match turn {
+    let told = ctx.within(slot.db, &slot.key, |name| match turn {
         Turn::Late(_) => refusal(ctx, name, waiter),
         Turn::First(_) | Turn::Last(_) => {
             match keyspace::decide(ctx, name, Said { plan: &waiter.plan, words: None }, waiter.ask) {
@@ -221,7 +221,7 @@ pub fn answer_next() -> bool {
 }
 
 fn give_back(ctx: Ctx<'_>, slot: &Slot, units: u64) {
-    ctx.at(slot.db, &slot.key, |name| {
+    ctx.within(slot.db, &slot.key, |name| {
         let mut key = ctx.open_write(name);
         if key.value::<Limits>().is_some() {
             keyspace::refund(ctx, &mut key, name, units, unix_now());
@@ -243,7 +243,7 @@ impl Awaited for Paced {
         match (waiter, decided) {
             (_, Some((slot, told))) => Self { slot, told },
             (Some(waiter), None) => {
-                let told = ctx.at(waiter.slot.db, &waiter.slot.key, |name| refusal(ctx, name, &waiter));
+                let told = ctx.within(waiter.slot.db, &waiter.slot.key, |name| refusal(ctx, name, &waiter));
                 Self { slot: waiter.slot, told }
             }
             (None, None) => Self { slot: Slot { db: 0, key: [][..].into() }, told: Told::Moved },

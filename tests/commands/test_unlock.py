@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import RawClient, Server, is_error
+from harness import RawClient, Server, as_map, is_error
 from harness.line import LONG, owners, stand_in_line
 
 Connect = Callable[..., RawClient]
@@ -41,6 +41,19 @@ def test_the_next_in_line_has_it_before_the_answer(server: Server, raw: RawClien
     replies = raw.pipeline([("CACHE.UNLOCK", "k", "me"), ("CACHE.LOCK", "k", "me", LONG)])
     assert replies == [1, None], "nobody comes in between"
     assert waiter.recv() > 0
+
+
+def test_the_next_in_line_holds_it_when_the_answer_is_sent(server: Server, raw: RawClient, connect: Connect) -> None:
+    for options in ([], ["PERMITS", 2]):
+        raw.call("CACHE.LOCK", "k", "me", LONG, *options)
+        if options:
+            raw.call("CACHE.LOCK", "k", "other", LONG, *options)
+        waiter = stand_in_line(server, connect(), "waiter", *options)
+        [released, told] = raw.pipeline([("CACHE.UNLOCK", "k", "me"), ("CACHE.LOCKINFO", "k")])
+        holders = as_map(told)[b"holders"]
+        assert released == 1 and as_map(holders[-1])[b"owner"] == b"waiter"
+        assert waiter.recv() > 0
+        raw.call("DEL", "k")
 
 
 def test_a_transaction_hands_over_at_each_unlock(server: Server, raw: RawClient, connect: Connect) -> None:

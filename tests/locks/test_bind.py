@@ -110,7 +110,7 @@ def test_a_bound_waiter_that_dies_is_not_waited_for(server: Server, connect: Con
     assert server.call("EXISTS", "k") == 0
 
 
-def test_a_million_bound_locks_leave_nothing_behind(server: Server, connect: Connect) -> None:
+def test_a_hundred_thousand_bound_locks_leave_nothing_behind(server: Server, connect: Connect) -> None:
     """A connection that lives on and binds lock after lock: given up, deleted or expired."""
     client = connect(timeout=60)
     ends = [["CACHE.UNLOCK", "me"], ["DEL"], ["PEXPIREAT", 1]]

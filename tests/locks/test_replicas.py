@@ -167,6 +167,41 @@ def test_who_waits_when_the_server_becomes_a_replica_is_told(fresh_server: Start
     assert one.call("CACHE.LOCK", "k", "me", LONG) > 0
 
 
+def test_a_replica_releases_nothing_by_itself(fresh_server: Start) -> None:
+    """It keeps the data it had, as its primary is not there; what was bound to its connections is its primary's now."""
+    server = fresh_server(config=QUIET)
+    holder, waiter = server.raw(), server.raw()
+    holder.call("CACHE.LOCK", "k", "holder", LONG, "BIND")
+    holder.call("CACHE.LOCK", "short", "holder", 50)
+    server.call("PERSIST", "short")
+    stand_in_line(server, waiter, "waiter", key="short")
+    server.call("REPLICAOF", "127.0.0.1", 1)
+    before = server.digest()
+    assert is_error(waiter.recv(), "UNBLOCKED")
+    holder.close()
+    eventually(lambda: server.info("clients")["connected_clients"] <= 1)
+    for _ in range(3):
+        assert server.call("CLIENT", "LIST") and server.digest() == before
+    assert owners(server) == [b"holder"]
+    server.replica_of(None)
+    assert server.call("CACHE.UNLOCK", "k", "holder") == 1
+
+
+def test_a_grant_that_nobody_heard_of_before_the_role_changed_stays(fresh_server: Start) -> None:
+    """Granted and demoted in one turn: the replica must not take it back, whatever becomes of the waiter."""
+    server = fresh_server(config=QUIET)
+    holder, waiter = server.raw(), server.raw()
+    holder.call("CACHE.LOCK", "k", "holder", LONG)
+    stand_in_line(server, waiter, "waiter")
+    assert holder.pipeline([("CACHE.UNLOCK", "k", "holder"), ("REPLICAOF", "127.0.0.1", 1)]) == [1, b"OK"]
+    waiter.recv()
+    waiter.close()
+    for _ in range(5):
+        assert owners(server) == [b"waiter"]
+    server.replica_of(None)
+    assert server.call("CACHE.UNLOCK", "k", "waiter") == 1
+
+
 def test_after_a_failover_the_holder_holds_and_its_bond_is_gone(fresh_server: Start) -> None:
     primary, replica = pair(fresh_server)
     holder = primary.raw()

@@ -306,7 +306,8 @@ def test_every_flipped_bit_is_an_error_or_an_entry(server: Server, client: RawCl
     assert state(server) == before
 
 
-SANE = [unsigned(1), unsigned(2), unsigned(3), unsigned(0), string(b"value")]
+SANE = [unsigned(1), unsigned(2), unsigned(3), unsigned(0), unsigned(0), string(b"value")]
+FIELDS = len(SANE)
 HUGE = [b"\x81" + n.to_bytes(8, "big") for n in (2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1)] + [b"\x80\xff" * 3]
 
 BODIES: dict[str, bytes] = {
@@ -316,6 +317,10 @@ BODIES: dict[str, bytes] = {
     "of an unknown type": body_of(*SANE, type_id=TYPE_ID ^ 1 << 40),
     "with tags": entry(tags=1),
     "with countless tags": entry(tags=2**64 - 1),
+    "with a tag twice": body_of(*SANE[:4], unsigned(2), string(b"t"), string(b"t"), string(b"value")),
+    "with too long a tag": body_of(*SANE[:4], unsigned(1), string(b"t" * 1025), string(b"value")),
+    "with too many tags": body_of(*SANE[:4], unsigned(129), *(string(b"%d" % n) for n in range(129)), string(b"value")),
+    "stale since the end of time": body_of(*SANE[:3], unsigned(2**64 - 2), unsigned(0), string(b"value")),
     "too long stale": entry(stale_ms=DURATION_MS_MAX + 1),
     "much too long stale": entry(stale_ms=2**64 - 2),
     "too costly": entry(cost_ms=2**32),
@@ -326,19 +331,19 @@ BODIES: dict[str, bytes] = {
     "only a value": body_of(string(b"value")),
     "nothing": body_of(),
     "a string for a number": body_of(string(b"1"), *SANE[1:]),
-    "a number for the value": body_of(*SANE[:4], unsigned(5)),
+    "a number for the value": body_of(*SANE[: FIELDS - 1], unsigned(5)),
     "a signed number": body_of(b"\x01\x01", *SANE[1:]),
     "a float": body_of(b"\x03\0\0\0\0", *SANE[1:]),
     "a double": body_of(b"\x04" + bytes(8), *SANE[1:]),
     "an unknown opcode": body_of(b"\x09\x01", *SANE[1:]),
     "an encoded length for a number": body_of(b"\x02\xc0\x01", *SANE[1:]),
-    "a compressed string that ends early": body_of(*SANE[:4], b"\x05\xc3\x09\x32\x01vv"),
-    "a compressed string that grows too much": body_of(*SANE[:4], b"\x05\xc3\x04\x81" + b"\x7f" * 8 + b"\x01vv\xe0"),
+    "a compressed string that ends early": body_of(*SANE[: FIELDS - 1], b"\x05\xc3\x09\x32\x01vv"),
+    "a compressed string that grows too much": body_of(*SANE[: FIELDS - 1], b"\x05\xc3\x04\x81" + b"\x7f" * 8 + b"\x01vv\xe0"),
 }
-BODIES |= {f"{count} fields": body_of(*SANE[:count]) for count in range(5)}
-BODIES |= {f"{count} fields too many": body_of(*SANE, *SANE[:count]) for count in range(1, 6)}
-BODIES |= {f"without field {n}": body_of(*SANE[:n], *SANE[n + 1 :]) for n in range(5)}
-BODIES |= {f"a value of {size.hex()}": body_of(*SANE[:4], b"\x05" + size + b"value") for size in HUGE}
+BODIES |= {f"{count} fields": body_of(*SANE[:count]) for count in range(FIELDS)}
+BODIES |= {f"{count} fields too many": body_of(*SANE, *SANE[:count]) for count in range(1, FIELDS + 1)}
+BODIES |= {f"without field {n}": body_of(*SANE[:n], *SANE[n + 1 :]) for n in range(FIELDS)}
+BODIES |= {f"a value of {size.hex()}": body_of(*SANE[: FIELDS - 1], b"\x05" + size + b"value") for size in HUGE}
 
 
 def test_impossible_payloads_are_refused(server: Server, client: RawClient, rdb_version: bytes) -> None:
@@ -367,7 +372,7 @@ def test_random_bytes_are_refused(server: Server, client: RawClient, rdb_version
 
 def test_refusing_leaks_nothing(server: Server, client: RawClient, rdb_version: bytes) -> None:
     """The value comes last: a payload without its end has been read in full when it turns out to be bad."""
-    payload = signed(body_of(*SANE[:4], string(b"v" * 100_000))[:-1] + b"\x01", rdb_version)
+    payload = signed(body_of(*SANE[: FIELDS - 1], string(b"v" * 100_000))[:-1] + b"\x01", rdb_version)
     commands = [("RESTORE", "key", 0, payload)] * 100
 
     def used() -> int:

@@ -103,7 +103,7 @@ impl LockBook {
         }
     }
 
-    /// Forgets what was noted about a key that this server does not serve any more.
+    /// Forgets what was noted about a key that is not this server's to decide about any more.
     pub fn believe(&mut self, slot: &Slot) {
         self.doubted.remove(slot);
     }

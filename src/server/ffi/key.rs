@@ -62,8 +62,8 @@ impl<'c> Ctx<'c> {
         call!(RedisModule_SignalModifiedKey(self.raw, name.raw));
     }
 
-    /// Runs `act` on the name `name` with database `db` selected, from wherever.
-    pub fn at<T>(self, db: i32, name: &[u8], act: impl FnOnce(Arg<'_>) -> T) -> T {
+    /// Runs `act` on the key `name` of database `db`, from outside a command.
+    pub fn within<T>(self, db: i32, name: &[u8], act: impl FnOnce(Arg<'_>) -> T) -> T {
         let selected = self.db();
         self.select_db(db);
         let string = call!(RedisModule_CreateString(self.raw, name.as_ptr().cast(), name.len()));
@@ -75,7 +75,13 @@ impl<'c> Ctx<'c> {
 
     /// Runs `look` on the key `name` of database `db`, from outside a command.
     pub fn look_at<T>(self, db: i32, name: &[u8], look: impl FnOnce(Option<Key<'_>>, Arg<'_>) -> T) -> T {
-        self.at(db, name, |name| look(self.open_read(name), name))
+        let selected = self.db();
+        self.select_db(db);
+        let string = call!(RedisModule_CreateString(self.raw, name.as_ptr().cast(), name.len()));
+        let seen = look(self.open_read(Arg::new(string)), Arg::new(string));
+        call!(RedisModule_FreeString(self.raw, string));
+        self.select_db(selected);
+        seen
     }
 
     /// True if another node of the cluster serves `name` now.

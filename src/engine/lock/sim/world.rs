@@ -316,6 +316,12 @@ impl World {
             assert!(lock.live(now).next().is_none(), "{lock:?} is cleared");
             self.disbelieve(slot, None);
         }
+        if let Change::Hold { holder, .. } = &change {
+            // One owner is one holder, however often it asks: bound as it was when it asked last.
+            let mine = |belief: &&mut Belief| belief.slot == *slot && belief.owner == holder.owner[0];
+            let bound_to = holder.client.filter(|_| holder.bond == Bond::Bound);
+            self.beliefs.iter_mut().filter(mine).for_each(|belief| belief.bound_to = bound_to);
+        }
         let before = self.keyspace.lock(slot).cloned();
         self.happen(Effect::Change(slot.clone(), change.clone()));
         self.book.committed(slot.db, &slot.key, &change, replaced.as_ref());
