@@ -51,6 +51,12 @@ def fill_tagged(r: RawClient) -> None:
     r.pipeline([("CACHE.SETSM", key(i), VALUE, 3_600_000, "TAGS", 3, *tags(i)) for i in range(KEYS)])
 
 
+def fill_tagged_and_invalidate(r: RawClient) -> None:
+    """After this each read has to look at what happened to each tag."""
+    fill_tagged(r)
+    r.call("CACHE.INVALIDATE", "another")
+
+
 def nothing(_: RawClient) -> None:
     pass
 
@@ -87,6 +93,7 @@ COMMANDS = {
     "SET PX": (fill_strings, lambda i: ("SET", key(i), VALUE, "PX", 3_600_000)),
     "CACHE.SETSM": (fill_entries, lambda i: ("CACHE.SETSM", key(i), VALUE, 3_600_000)),
     "CACHE.GETSM, 3 tags": (fill_tagged, lambda i: ("CACHE.GETSM", key(i))),
+    "CACHE.GETSM, 3 tags, later": (fill_tagged_and_invalidate, lambda i: ("CACHE.GETSM", key(i))),
     "CACHE.SETSM, 3 tags": (
         fill_tagged,
         lambda i: ("CACHE.SETSM", key(i), VALUE, 3_600_000, "TAGS", 3, *tags(i)),
@@ -106,6 +113,7 @@ RATIOS = [
     ("CACHE.GETSM", "GET", 1.15),
     ("CACHE.SETSM", "SET PX", 1.5),
     ("CACHE.GETSM, 3 tags", "CACHE.GETSM", 1.05),
+    ("CACHE.GETSM, 3 tags, later", "CACHE.GETSM", 1.05),
     ("CACHE.SETSM, 3 tags", "CACHE.SETSM", 2.0),
     ("GET, a lease is out", "GET", 1.04),
     ("RATELIMIT GCRA", "INCR", 1.3),

@@ -209,6 +209,9 @@ impl TagIndex {
     #[inline]
     fn standing_of(&self, record: &Record) -> Standing {
         let mut worst = record.floor;
+        if record.stored == self.sequence {
+            return worst; // nothing has happened to any tag since
+        }
         for tag in record.tags().filter_map(|tag| self.tags.get(tag)) {
             if tag.invalidated > record.stored {
                 return Standing::Dead;
