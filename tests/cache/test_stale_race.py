@@ -176,7 +176,7 @@ def race(server: Server, seeds: range, steps: int) -> None:
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
         refused, written, stale = refused + running.refused, written + running.written, stale + running.stale
-    assert min(refused, written, stale) >= len(seeds), f"too little happened: {refused=} {written=} {stale=}"
+    assert min(refused, written, stale) >= len(seeds) / 2, f"too little happened: {refused=} {written=} {stale=}"
 
 
 def test_no_reader_is_served_what_was_invalidated(server: Server) -> None:
