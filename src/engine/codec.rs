@@ -100,47 +100,13 @@ pub fn decode(version: i32, source: &mut impl Source) -> Result<Entry, Corrupt> 
 }
 
 #[cfg(test)]
+pub mod tape;
+
+#[cfg(test)]
 mod tests {
+    use super::tape::{field, Tape};
     use super::*;
     use proptest::prelude::*;
-    use std::collections::VecDeque;
-
-    #[derive(Clone, Debug)]
-    enum Field {
-        Unsigned(u64),
-        Bytes(Vec<u8>),
-    }
-
-    #[derive(Default)]
-    struct Tape(VecDeque<Field>);
-
-    impl Sink for Tape {
-        fn put_unsigned(&mut self, value: u64) {
-            self.0.push_back(Field::Unsigned(value));
-        }
-        fn put_bytes(&mut self, bytes: &[u8]) {
-            self.0.push_back(Field::Bytes(bytes.to_vec()));
-        }
-    }
-
-    impl Source for Tape {
-        fn take_unsigned(&mut self) -> Option<u64> {
-            match self.0.pop_front()? {
-                Field::Unsigned(n) => Some(n),
-                Field::Bytes(_) => None,
-            }
-        }
-        fn take_bytes<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
-            match self.0.pop_front()? {
-                Field::Bytes(b) => Some(read(&b)),
-                Field::Unsigned(_) => None,
-            }
-        }
-    }
-
-    fn field() -> impl Strategy<Value = Field> {
-        prop_oneof![any::<u64>().prop_map(Field::Unsigned), any::<Vec<u8>>().prop_map(Field::Bytes)]
-    }
 
     fn carried() -> impl Strategy<Value = Carried> {
         let names = proptest::collection::hash_set(proptest::collection::vec(any::<u8>(), 0..9), 0..6);

@@ -111,14 +111,18 @@ fn dismiss(id: WaiterId) -> Answer {
 
 /// Hands the next answer to the server; false if there is none.
 pub fn answer_next(now: MonoMillis) -> bool {
-    let next = STATE.with(|state| {
+    hand_out(STATE.with(|state| {
         let (id, answer) = state.book.deliver_next(now)?;
         Some((state.parking.take(id), answer))
-    });
-    match next {
-        Some((Some(parked), answer)) => parked.answer(answer),
-        Some((None, _)) => {}
-        None => return false,
+    }))
+}
+
+/// Hands an answer to the server, if there is one; its connection may be gone already. False if there
+/// is none.
+pub fn hand_out<A: Awaited>(next: Option<(Option<Parked>, A)>) -> bool {
+    let Some((parked, answer)) = next else { return false };
+    if let Some(parked) = parked {
+        parked.answer(answer);
     }
     true
 }

@@ -7,6 +7,7 @@
 //! While the server holds writes back (`CLIENT PAUSE`, a failover) the data set must not change, so
 //! grants wait until that is over. On a replica nobody waits, so nothing is granted.
 
+use super::blocked::hand_out;
 use super::error::Error;
 use super::ffi::block::{Awaited, Parked, Tell};
 use super::ffi::context::{mono_now, unix_now, Arg, Ctx};
@@ -157,16 +158,10 @@ fn dismiss(id: WaiterId) -> Answer {
 
 /// Hands the next answer to the server; false if there is none.
 pub fn answer_next() -> bool {
-    let next = STATE.with(|state| {
+    hand_out(STATE.with(|state| {
         let (id, answer) = state.locks.deliver_next()?;
         Some((state.lock_parking.take(id), answer))
-    });
-    match next {
-        Some((Some(parked), answer)) => parked.answer(answer),
-        Some((None, _)) => {}
-        None => return false,
-    }
-    true
+    }))
 }
 
 /// A connection closed: the locks bound to it are to be released. True if there are any.

@@ -5,7 +5,7 @@
 //! which its answer is decided; if the connection is gone before the answer is written, they are
 //! given back.
 
-use super::blocked::Parking;
+use super::blocked::{hand_out, Parking};
 use super::error::Error;
 use super::ffi::block::{Awaited, Parked, Tell};
 use super::ffi::context::{mono_now, unix_now, Arg, Ctx};
@@ -208,16 +208,10 @@ pub fn behind(verdict: Verdict, ahead_ms: u64) -> Verdict {
 
 /// Hands the next answer to the server; false if there is none.
 pub fn answer_next() -> bool {
-    let next = STATE.with(|state| {
+    hand_out(STATE.with(|state| {
         let (id, slot, told) = state.pacing.lines.deliver_next()?;
         Some((state.pacing.parking.take(id), Paced { slot, told }))
-    });
-    match next {
-        Some((Some(parked), answer)) => parked.answer(answer),
-        Some((None, _)) => {}
-        None => return false,
-    }
-    true
+    }))
 }
 
 fn give_back(ctx: Ctx<'_>, slot: &Slot, units: u64) {

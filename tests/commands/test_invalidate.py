@@ -8,7 +8,7 @@ import pytest
 
 from harness import RawClient, Server, as_map, eventually, is_error
 from test_release import LONG, holder, queue, state, trust_transactions, won
-from test_tags import (
+from harness.tags import (
     LONGEST,
     MANY,
     NAMES,

@@ -7,7 +7,7 @@ import pytest
 
 from harness import RawClient, Server, as_map, eventually, is_error
 from test_release import LONG, queue, won
-from test_tags import (
+from harness.tags import (
     BINARY,
     LONGEST,
     NAMES,

@@ -6,7 +6,7 @@ import pytest
 
 from harness import RawClient, Server, is_error
 from test_release import LONG
-from test_tags import NAMES, PLACES, TOO_LONG, Pair, fill, info, put, restricted, run, while_dead
+from harness.tags import NAMES, PLACES, TOO_LONG, Pair, fill, info, put, restricted, run, while_dead
 
 Start = Callable[..., Server]
 

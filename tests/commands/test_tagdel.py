@@ -6,7 +6,7 @@ import pytest
 
 from harness import RawClient, Server, is_error
 from test_release import LONG, won
-from test_tags import (
+from harness.tags import (
     MANY,
     NAMES,
     PLACES,

@@ -8,7 +8,7 @@ import pytest
 
 from harness import RawClient, Server, as_map, eventually, is_error
 from test_release import LONG
-from test_tags import MANY, NAMES, PLACES, TOO_LONG, Pair, fill, info, put, restricted, run, while_dead
+from harness.tags import MANY, NAMES, PLACES, TOO_LONG, Pair, fill, info, put, restricted, run, while_dead
 
 Start = Callable[..., Server]
 UNKNOWN = {

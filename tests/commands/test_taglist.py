@@ -7,7 +7,7 @@ import pytest
 
 from harness import RawClient, Server, eventually, is_error
 from test_release import LONG
-from test_tags import NAMES, PLACES, Connect, Pair, all_of, info, pages, put, restricted, run, while_dead
+from harness.tags import NAMES, PLACES, Connect, Pair, all_of, info, pages, put, restricted, run, while_dead
 
 Start = Callable[..., Server]
 COUNT_RANGE = "ERR COUNT must be an integer from 1 to 100000"

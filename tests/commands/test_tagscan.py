@@ -7,7 +7,7 @@ import pytest
 
 from harness import RawClient, Server, eventually, is_error
 from test_release import LONG
-from test_tags import (
+from harness.tags import (
     NAMES,
     PLACES,
     TOO_LONG,

@@ -85,41 +85,8 @@ fn decode_holder(source: &mut impl Source) -> Result<Holder, Corrupt> {
 mod tests {
     use super::super::value::Change;
     use super::*;
+    use crate::engine::codec::tape::{Field, Tape};
     use proptest::prelude::*;
-    use std::collections::VecDeque;
-
-    #[derive(Clone, Debug)]
-    enum Field {
-        Unsigned(u64),
-        Bytes(Vec<u8>),
-    }
-
-    #[derive(Default)]
-    struct Tape(VecDeque<Field>);
-
-    impl Sink for Tape {
-        fn put_unsigned(&mut self, value: u64) {
-            self.0.push_back(Field::Unsigned(value));
-        }
-        fn put_bytes(&mut self, bytes: &[u8]) {
-            self.0.push_back(Field::Bytes(bytes.to_vec()));
-        }
-    }
-
-    impl Source for Tape {
-        fn take_unsigned(&mut self) -> Option<u64> {
-            match self.0.pop_front()? {
-                Field::Unsigned(n) => Some(n),
-                Field::Bytes(_) => None,
-            }
-        }
-        fn take_bytes<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
-            match self.0.pop_front()? {
-                Field::Bytes(b) => Some(read(&b)),
-                Field::Unsigned(_) => None,
-            }
-        }
-    }
 
     fn holder() -> impl Strategy<Value = Holder> {
         let owner = proptest::collection::vec(any::<u8>(), 0..8);
