@@ -22,19 +22,12 @@ from matplotlib import pyplot as plt  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from harness import Server  # noqa: E402
 
+from . import picture  # noqa: E402
+from .picture import FAINT, GRID  # noqa: E402
+
 LIMIT, WINDOW_MS, EVERY_MS, LASTS_MS, BEFORE_BORDER_MS = 50, 1_000, 5, 3_600, 300
 COLORS = {"SLIDING": "#0a9a72", "FIXED": "#d97f1e", "GCRA": "#3f78b5"}
-INK, FAINT, GRID = "#1f2933", "#69737f", "#e4e8ec"
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": FAINT,
-    "axes.edgecolor": GRID,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "svg.hashsalt": "limits",
-}
+STYLE = picture.STYLE | {"ytick.color": FAINT, "svg.hashsalt": "limits"}
 
 
 def admitted() -> dict[str, list[int]]:

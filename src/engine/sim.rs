@@ -19,6 +19,7 @@ mod race;
 mod world;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Debug;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use world::{Event, World};
 
@@ -59,23 +60,33 @@ fn run_or_tell(seed: u64) -> BTreeMap<Event, u64> {
     })
 }
 
-/// The seeds of one part; every event must have come about.
-fn run_part(part: u64) {
+/// Runs part `part` of histories, `seeds` each, or the one that is asked for; each of `events` must have
+/// come about often enough. For every simulator whose histories are a function of their seed.
+pub(in crate::engine) fn search<E: Copy + Ord + Debug>(
+    part: u64,
+    seeds: u64,
+    events: &[E],
+    run: impl Fn(u64) -> BTreeMap<E, u64>,
+) {
     if let Some(seed) = option_env!("CACHE_GUARD_SIM_SEED") {
         if part == 0 {
-            run_or_tell(seed.parse().expect("CACHE_GUARD_SIM_SEED is a number"));
+            run(seed.parse().expect("CACHE_GUARD_SIM_SEED is a number"));
         }
         return;
     }
     let mut total = BTreeMap::new();
-    for seed in part * SEEDS_A_PART..(part + 1) * SEEDS_A_PART {
-        for (event, count) in run_or_tell(seed) {
+    for seed in part * seeds..(part + 1) * seeds {
+        for (event, count) in run(seed) {
             *total.entry(event).or_insert(0) += count;
         }
     }
-    let often = |event: &Event| total.get(event).is_some_and(|&count| count >= EVENTS_MIN);
-    let missed: Vec<_> = Event::ALL.iter().filter(|event| !often(event)).collect();
+    let often = |event: &E| total.get(event).is_some_and(|&count| count >= EVENTS_MIN);
+    let missed: Vec<_> = events.iter().filter(|event| !often(event)).collect();
     assert!(missed.is_empty(), "the search misses {missed:?} of {total:?}");
+}
+
+fn run_part(part: u64) {
+    search(part, SEEDS_A_PART, Event::ALL, run_or_tell);
 }
 
 // In parts, so that they run side by side.

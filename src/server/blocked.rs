@@ -41,10 +41,10 @@ impl Parking {
         Some(parked)
     }
 
-    /// The waiter that a parked connection is.
-    #[must_use]
-    pub fn waiter(&self, parked: Parked) -> Option<WaiterId> {
-        self.waiters.get(&parked).copied()
+    /// Gives up a connection that the server has taken back, and says which waiter it was.
+    pub fn leave(&mut self, parked: Parked) -> Option<WaiterId> {
+        let id = self.waiters.get(&parked).copied()?;
+        self.take(id).map(|_| id)
     }
 }
 
@@ -65,10 +65,7 @@ impl Awaited for Answer {
     fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
         // A value may have come in this very turn.
         pump::resolve_doubts(ctx, pump::CHANGES_PER_TURN);
-        let id = STATE.with(|state| {
-            let id = state.parking.waiter(parked)?;
-            state.parking.take(id).map(|_| id)
-        });
+        let id = STATE.with(|state| state.parking.leave(parked));
         let answer = id.map_or(Answer::Leased { left_ms: 0 }, dismiss);
         pump::schedule(ctx);
         answer
@@ -77,8 +74,7 @@ impl Awaited for Answer {
     fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
         let now = mono_now();
         let was_parked = STATE.with(|state| {
-            let Some(id) = state.parking.waiter(parked) else { return false };
-            state.parking.take(id);
+            let Some(id) = state.parking.leave(parked) else { return false };
             if let Some(Answer::Won(grant)) = state.book.leave(id, now) {
                 state.book.give_back(&grant, now);
             }

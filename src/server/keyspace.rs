@@ -84,17 +84,10 @@ pub fn store(
         _ => {
             let mut words = vec![Effect::Arg(name), Effect::Arg(value)];
             push_freshness(&mut words, fresh);
-            push_number(&mut words, c"STALE", meta.stale_ms);
-            push_number(&mut words, c"VERSION", meta.version);
-            if costs {
-                // A write that does not say its cost leaves the former one, so 0 has to be said.
-                words.extend([Effect::Word(c"COST"), Effect::Number(meta.cost_ms.into())]);
-            }
-            push_stale_since(&mut words, attributes.stale_since);
-            if !attributes.tags.is_empty() {
-                words.extend([Effect::Word(c"TAGS"), Effect::Number(attributes.tags.len() as u64)]);
-                words.extend(attributes.tags.iter().map(|tag| Effect::Arg(*tag)));
-            }
+            // A write that does not say its cost leaves the former one, so 0 has to be said.
+            let cost_ms = costs.then_some(meta.cost_ms);
+            let tags = attributes.tags.iter().map(|tag| Effect::Arg(*tag));
+            push_options(&mut words, meta, cost_ms, attributes.stale_since, tags);
             ctx.replicate(c"CACHE.SETSM", &words);
         }
     }
@@ -213,6 +206,27 @@ fn push_freshness(words: &mut Vec<Effect<'_>>, fresh: FreshUntil) {
     match fresh {
         FreshUntil::At(at) => words.extend([Effect::Word(c"PXAT"), Effect::Number(at.0)]),
         FreshUntil::Forever => words.push(Effect::Word(c"PERSIST")),
+    }
+}
+
+/// The options of `CACHE.SETSM` for all that an entry holds beside its value and TTL; what says
+/// nothing is left out.
+pub fn push_options<'a>(
+    words: &mut Vec<Effect<'a>>,
+    meta: Meta,
+    cost_ms: Option<u32>,
+    stale_since: Option<UnixMillis>,
+    tags: impl ExactSizeIterator<Item = Effect<'a>>,
+) {
+    push_number(words, c"STALE", meta.stale_ms);
+    push_number(words, c"VERSION", meta.version);
+    if let Some(cost_ms) = cost_ms {
+        words.extend([Effect::Word(c"COST"), Effect::Number(cost_ms.into())]);
+    }
+    push_stale_since(words, stale_since);
+    if tags.len() > 0 {
+        words.extend([Effect::Word(c"TAGS"), Effect::Number(tags.len() as u64)]);
+        words.extend(tags);
     }
 }
 

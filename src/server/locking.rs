@@ -15,18 +15,15 @@ use super::ffi::entry_point::ArgVec;
 use super::ffi::events;
 use super::ffi::filter;
 use super::ffi::key::{Holds, Key};
+use super::keyspace;
+use super::pump::{self, CHANGES_PER_TURN, HELD_BACK_MS};
 use super::state::STATE;
-use super::{keyspace, pump};
 use crate::engine::lock::{Answer, Found, Lock, Now};
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::{ClientId, DbId, Slot, WaiterId};
 
-/// Changes made, keys looked at and waits ended in one turn.
-const CHANGES_PER_TURN: usize = 1_000;
 /// Changes made within a command; what is left of a long line of readers is for the next turn.
 const CHANGES_PER_COMMAND: usize = 100;
-/// How often to look whether writes are still held back, in milliseconds.
-const PAUSED_MS: u64 = 20;
 
 /// The moment, on both clocks.
 #[must_use]
@@ -116,7 +113,7 @@ pub fn next_turn(now: MonoMillis) -> Option<MonoMillis> {
         let locks = &state.locks;
         (locks.next_doubted().is_some(), locks.has_answers(), locks.next_due())
     });
-    let doubts = doubts.then(|| if filter::holds_writes_back() { now.after(PAUSED_MS) } else { MonoMillis(0) });
+    let doubts = doubts.then(|| if filter::holds_writes_back() { now.after(HELD_BACK_MS) } else { MonoMillis(0) });
     [doubts, answers.then_some(MonoMillis(0)), due].into_iter().flatten().min()
 }
 
@@ -171,10 +168,7 @@ pub fn closed(client: ClientId) -> bool {
 
 impl Awaited for Answer {
     fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
-        let id = STATE.with(|state| {
-            let id = state.lock_parking.waiter(parked)?;
-            state.lock_parking.take(id).map(|_| id)
-        });
+        let id = STATE.with(|state| state.lock_parking.leave(parked));
         let answer = id.map_or(Self::TimedOut, dismiss);
         pump::schedule(ctx);
         answer
@@ -182,8 +176,7 @@ impl Awaited for Answer {
 
     fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
         let was_parked = STATE.with(|state| {
-            let Some(id) = state.lock_parking.waiter(parked) else { return false };
-            state.lock_parking.take(id);
+            let Some(id) = state.lock_parking.leave(parked) else { return false };
             if let Some(Self::Granted(granted)) = state.locks.leave(id) {
                 state.locks.unheard(&granted);
             }

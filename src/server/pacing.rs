@@ -13,16 +13,13 @@ use super::ffi::entry_point::ArgVec;
 use super::ffi::events;
 use super::ffi::filter;
 use super::keyspace::limits::{self as keyspace, Said};
-use super::pump::{self, CHANGES_PER_TURN};
+use super::pump::{self, CHANGES_PER_TURN, HELD_BACK_MS};
 use super::state::STATE;
 use crate::engine::rate::queue::{Lines, Told, Turn, Waiter};
 use crate::engine::rate::rules::Verdict;
 use crate::engine::rate::Limits;
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::{DbId, Slot, WaiterId};
-
-/// How often to look whether the server still holds writes back, in milliseconds.
-const HELD_BACK_MS: u64 = 20;
 
 /// Who waits, and who that is.
 #[derive(Default)]
@@ -228,8 +225,7 @@ impl Awaited for Paced {
     fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
         let (waiter, decided) = STATE.with(|state| {
             let pacing = &mut state.pacing;
-            let Some(id) = pacing.parking.waiter(parked) else { return (None, None) };
-            pacing.parking.take(id);
+            let Some(id) = pacing.parking.leave(parked) else { return (None, None) };
             let waiter = pacing.lines.get(id).cloned();
             (waiter, pacing.lines.leave(id))
         });
@@ -247,8 +243,7 @@ impl Awaited for Paced {
     fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
         let was_parked = STATE.with(|state| {
             let pacing = &mut state.pacing;
-            let Some(id) = pacing.parking.waiter(parked) else { return false };
-            pacing.parking.take(id);
+            let Some(id) = pacing.parking.leave(parked) else { return false };
             if let Some((slot, told)) = pacing.lines.leave(id) {
                 pacing.give_back(slot, &told);
             }

@@ -29,8 +29,10 @@ use crate::engine::watch::{Effect, Watch};
 
 /// Connections answered in one turn of the event loop: about a millisecond of socket writes.
 pub const ANSWERS_PER_TURN: usize = 100;
-/// Leases and waits ended, and doubts resolved, in one turn.
+/// Leases and waits ended, doubts resolved, locks changed and callers weighed, in one turn: each.
 pub const CHANGES_PER_TURN: usize = 1_000;
+/// How often locks and limits look whether the server still holds writes back, in milliseconds.
+pub const HELD_BACK_MS: u64 = 20;
 /// Where the server does not say who sends a command, the filter stays this long after the last
 /// lease, so that few transactions are open that it has not seen begin. Milliseconds.
 pub const WATCH_LINGER_MS: u64 = 60_000;

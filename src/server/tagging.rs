@@ -49,7 +49,20 @@ pub static TAGGING: MainThread<Tagging> = MainThread::new();
 #[inline]
 #[must_use]
 pub fn standing(db: DbId, entry: &Entry) -> Standing {
-    TAGGING.with(|tagging| tagging.book.standing(db, entry))
+    match entry.tags() {
+        None => Standing::Live,
+        Some(_) => TAGGING.with(|tagging| tagging.book.standing(db, entry)),
+    }
+}
+
+/// The same of the entry under `key`; of one without tags it asks nothing.
+#[inline]
+#[must_use]
+pub fn standing_under(key: &Key<'_>, entry: &Entry) -> Standing {
+    match entry.tags() {
+        None => Standing::Live,
+        Some(_) => standing(key.db(), entry),
+    }
 }
 
 /// Since when an entry of `db` is stale by its tags.

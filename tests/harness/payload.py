@@ -6,13 +6,23 @@ ENCODING_BITS = 10
 UNSIGNED, STRING, END = 2, 5, b"\x00"
 
 
+def crc64_table() -> list[int]:
+    table = []
+    for n in range(256):
+        for _ in range(8):
+            n = n >> 1 ^ 0x95AC9329AC4BC9B5 if n & 1 else n >> 1
+        table.append(n)
+    return table
+
+
+CRC64_TABLE = crc64_table()
+
+
 def crc64(data: bytes) -> int:
     """CRC-64/Jones, reflected, from 0, as Redis uses it."""
     crc = 0
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ 0x95AC9329AC4BC9B5 if crc & 1 else crc >> 1
+        crc = CRC64_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
     return crc
 
 

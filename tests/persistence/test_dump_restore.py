@@ -10,34 +10,13 @@ from test_aof import rewrite
 from test_rdb import ENCODING_VERSION_BITS, HOUR_MS, LARGE, SAMPLES, TYPE_ID, fill, lease, read, state, waiters, wall_ms
 
 from harness import RawClient, RespError, Server, is_error
+from harness.payload import END, FOOTER_BYTES, STRING, UNSIGNED, crc64, length
 
 DURATION_MS_MAX = 315_360_000_000
 MODULE_2 = b"\x07"
-UNSIGNED, STRING, END = 2, 5, b"\x00"
-FOOTER_BYTES = 10
 
 
 # The server's format, written independently of it.
-
-
-def crc64_table() -> list[int]:
-    table = []
-    for n in range(256):
-        for _ in range(8):
-            n = n >> 1 ^ 0x95AC9329AC4BC9B5 if n & 1 else n >> 1
-        table.append(n)
-    return table
-
-
-CRC64_TABLE = crc64_table()
-
-
-def crc64(data: bytes) -> int:
-    """CRC-64/Jones, reflected, from 0, as Redis uses it."""
-    crc = 0
-    for byte in data:
-        crc = CRC64_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    return crc
 
 
 def test_the_checksum_is_that_of_redis() -> None:
@@ -47,14 +26,6 @@ def test_the_checksum_is_that_of_redis() -> None:
 def signed(body: bytes, version: bytes) -> bytes:
     """A payload with a footer that fits: the RDB version (two bytes) and the checksum."""
     return body + version + crc64(body + version).to_bytes(8, "little")
-
-
-def length(n: int) -> bytes:
-    if n < 64:
-        return bytes([n])
-    if n < 1 << 14:
-        return (n | 0x4000).to_bytes(2, "big")
-    return b"\x80" + n.to_bytes(4, "big") if n < 1 << 32 else b"\x81" + n.to_bytes(8, "big")
 
 
 def unsigned(n: int) -> bytes:

@@ -22,6 +22,7 @@ mod fault;
 mod keyspace;
 mod world;
 
+use crate::engine::sim::search;
 use event::Event;
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
@@ -29,8 +30,6 @@ use world::World;
 
 const STEPS: usize = 1_500;
 const SEEDS_A_PART: u64 = 200;
-/// How often each event must come about in a part, or the search is not worth its name.
-const EVENTS_MIN: u64 = 10;
 
 fn run(seed: u64) -> BTreeMap<Event, u64> {
     catch_unwind(|| {
@@ -44,21 +43,7 @@ fn run(seed: u64) -> BTreeMap<Event, u64> {
 }
 
 fn run_part(part: u64) {
-    if let Some(seed) = option_env!("CACHE_GUARD_SIM_SEED") {
-        if part == 0 {
-            run(seed.parse().expect("CACHE_GUARD_SIM_SEED is a number"));
-        }
-        return;
-    }
-    let mut total = BTreeMap::new();
-    for seed in part * SEEDS_A_PART..(part + 1) * SEEDS_A_PART {
-        for (event, count) in run(seed) {
-            *total.entry(event).or_insert(0) += count;
-        }
-    }
-    let often = |event: &Event| total.get(event).is_some_and(|&count| count >= EVENTS_MIN);
-    let missed: Vec<_> = Event::ALL.iter().filter(|event| !often(event)).collect();
-    assert!(missed.is_empty(), "the search misses {missed:?} of {total:?}");
+    search(part, SEEDS_A_PART, &Event::ALL, run);
 }
 
 // In parts, so that they run side by side.

@@ -7,7 +7,7 @@
 //! carry them. That is done here: a user who may change any key whatever may do this; for any other
 //! the entries are gone through, before anything is changed.
 
-use super::tags::{distinct, existing, tag_name, tag_names};
+use super::tags::{count, distinct, existing, members, reply_count, tag_name, tag_names};
 use crate::engine::tags::TagIndex;
 use crate::engine::time::{UnixMillis, UNIX_MS_MAX};
 use crate::engine::waiters::DbId;
@@ -102,7 +102,7 @@ pub fn tagdel(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     replicate(ctx, c"CACHE.TAGDEL", &[], &inhabited(db, &[tag]));
     let count = TAGGING.with(|tagging| tagging.book.index_of(db).forget(tag.bytes()));
     pump::schedule(ctx);
-    ctx.reply_integer(i64::try_from(count).unwrap_or(i64::MAX));
+    reply_count(ctx, count);
     Ok(())
 }
 
@@ -116,34 +116,9 @@ fn permit(ctx: Ctx<'_>, db: DbId, tags: &[Arg<'_>], change: Change) -> Result<()
     Err(Error::NoPermission)
 }
 
-/// How many entries have the tags, counted once for each tag.
-fn count(db: DbId, tags: &[Arg<'_>]) -> usize {
-    TAGGING.with(|tagging| {
-        let index = tagging.book.index(db);
-        index.map_or(0, |index| tags.iter().map(|tag| index.count(tag.bytes())).sum())
-    })
-}
-
 /// Those of `tags` that entries have.
 fn inhabited<'a>(db: DbId, tags: &[Arg<'a>]) -> Vec<Arg<'a>> {
     tags.iter().copied().filter(|tag| count(db, &[*tag]) > 0).collect()
-}
-
-/// The names of all entries that have any of `tags` and are not dead, each once.
-fn members(db: DbId, tags: &[Arg<'_>]) -> Vec<Box<[u8]>> {
-    TAGGING.with(|tagging| {
-        let Some(index) = tagging.book.index(db) else { return Vec::new() };
-        match tags {
-            [tag] => index.keys(tag.bytes()).map(Box::from).collect(),
-            _ => {
-                let mut names: Vec<Box<[u8]>> =
-                    tags.iter().flat_map(|tag| index.keys(tag.bytes())).map(Box::from).collect();
-                names.sort_unstable();
-                names.dedup();
-                names
-            }
-        }
-    })
 }
 
 /// Does `act` to each tag, numbered in one count with the leases; the keys with a lease that died.
@@ -176,5 +151,5 @@ fn finish(ctx: Ctx<'_>, tags: &[Arg<'_>], count: usize) {
     });
     tagging::forget_history();
     pump::schedule(ctx);
-    ctx.reply_integer(i64::try_from(count).unwrap_or(i64::MAX));
+    reply_count(ctx, count);
 }

@@ -60,8 +60,7 @@ pub fn look_into(ctx: Ctx<'_>, key: Key<'_>, name: Arg<'_>) -> Result<Option<Sig
 /// The age of an entry under an open key; `None` if it was invalidated.
 #[must_use]
 pub fn age(entry: &Entry, key: &Key<'_>) -> Option<Age> {
-    let standing = if entry.tags().is_none() { Standing::Live } else { tagging::standing(key.db(), entry) };
-    match standing {
+    match tagging::standing_under(key, entry) {
         Standing::Live => Some(entry.age(key.expires(), unix_now())),
         Standing::Stale => Some(Age::Stale { left_ms: key.expires().map(|at| at.since(unix_now())) }),
         Standing::Dead => None,
@@ -71,7 +70,7 @@ pub fn age(entry: &Entry, key: &Key<'_>) -> Option<Age> {
 fn stale_for_ms(entry: &Entry, age: Age, key: &Key<'_>) -> u64 {
     let Age::Stale { left_ms } = age else { return 0 };
     let by_age = left_ms.map_or(0, |left_ms| entry.meta().stale_ms.saturating_sub(left_ms));
-    match tagging::standing(key.db(), entry) {
+    match tagging::standing_under(key, entry) {
         Standing::Stale => by_age.max(unix_now().since(tagging::stale_since(key.db(), entry))),
         _ => by_age,
     }

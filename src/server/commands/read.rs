@@ -97,7 +97,11 @@ pub fn getsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 fn plain_hit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> bool {
     let Some(key) = argv.get(1).and_then(|name| ctx.open_read(name)) else { return false };
     match key.entry() {
-        Some(entry) if entry.never_stale() && config::early_beta() == 0.0 && is_live(entry, &key) => {
+        Some(entry)
+            if entry.never_stale()
+                && config::early_beta() == 0.0
+                && tagging::standing_under(&key, entry) == Standing::Live =>
+        {
             info::HITS.add_one();
             entry.count_hit();
             ctx.reply_bytes(entry.value());
@@ -107,12 +111,6 @@ fn plain_hit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> bool {
     }
 }
 
-/// True if its tags have done nothing to an entry.
-#[inline]
-fn is_live(entry: &Entry, key: &Key<'_>) -> bool {
-    entry.tags().is_none() || tagging::standing(key.db(), entry) == Standing::Live
-}
-
 /// The row of a fresh entry, unless this caller is drawn to refresh it. Needs neither a copy of
 /// the value nor, for an entry that never turns stale, the clock.
 #[inline]
@@ -120,7 +118,11 @@ fn hit<'e>(entry: &'e Entry, key: &Key<'_>, terms: &Terms) -> Option<Row<&'e [u8
     let beta = terms.beta();
     let cost_ms = entry.meta().cost_ms;
     let draws = beta > 0.0 && cost_ms > 0;
-    if entry.never_stale() && !draws && terms.form == Form::Plain && is_live(entry, key) {
+    if entry.never_stale()
+        && !draws
+        && terms.form == Form::Plain
+        && tagging::standing_under(key, entry) == Standing::Live
+    {
         return Some(Row::Hit { value: entry.value(), left_ms: None });
     }
     match look::age(entry, key)? {

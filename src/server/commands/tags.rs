@@ -137,15 +137,26 @@ pub fn distinct(mut names: Vec<Arg<'_>>) -> Vec<Arg<'_>> {
 /// `CACHE.TAGKEYS tag`
 pub fn tagkeys(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let tag = tag_name(Args::new(argv).next("tag")?)?;
-    let names = existing(ctx, members(ctx.db(), tag));
+    let names = existing(ctx, members(ctx.db(), &[tag]));
     reply_names(ctx, names.iter().map(|name| &**name));
     Ok(())
 }
 
-fn members(db: DbId, tag: Arg<'_>) -> Vec<Box<[u8]>> {
+/// The names of all entries that have any of `tags` and are not dead, each once.
+#[must_use]
+pub fn members(db: DbId, tags: &[Arg<'_>]) -> Vec<Box<[u8]>> {
     TAGGING.with(|tagging| {
-        let index = tagging.book.index(db);
-        index.into_iter().flat_map(|index| index.keys(tag.bytes())).map(Box::from).collect()
+        let Some(index) = tagging.book.index(db) else { return Vec::new() };
+        match tags {
+            [tag] => index.keys(tag.bytes()).map(Box::from).collect(),
+            _ => {
+                let mut names: Vec<Box<[u8]>> =
+                    tags.iter().flat_map(|tag| index.keys(tag.bytes())).map(Box::from).collect();
+                names.sort_unstable();
+                names.dedup();
+                names
+            }
+        }
     })
 }
 
@@ -207,11 +218,19 @@ impl<'c> Walk<'c> {
     }
 }
 
+/// How many entries have the tags, counted once for each tag.
+#[must_use]
+pub fn count(db: DbId, tags: &[Arg<'_>]) -> usize {
+    TAGGING.with(|tagging| {
+        let index = tagging.book.index(db);
+        index.map_or(0, |index| tags.iter().map(|tag| index.count(tag.bytes())).sum())
+    })
+}
+
 /// `CACHE.TAGCOUNT tag`
 pub fn tagcount(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let tag = tag_name(Args::new(argv).next("tag")?)?;
-    let db = ctx.db();
-    reply_count(ctx, TAGGING.with(|tagging| tagging.book.index(db).map_or(0, |index| index.count(tag.bytes()))));
+    reply_count(ctx, count(ctx.db(), &[tag]));
     Ok(())
 }
 
@@ -238,7 +257,8 @@ pub fn taginfo(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn reply_count(ctx: Ctx<'_>, count: usize) {
+/// Answers with a number of things.
+pub fn reply_count(ctx: Ctx<'_>, count: usize) {
     ctx.reply_integer(i64::try_from(count).unwrap_or(i64::MAX));
 }
 

@@ -1,7 +1,7 @@
 //! `CACHE.SETSM`, `CACHE.TOUCH` and `CACHE.DEL`: what changes entries.
 
 use super::look::{look, Sight};
-use super::tags::tag_name;
+use super::tags::{reply_count, tag_name};
 use crate::engine::entry::Meta;
 use crate::engine::freshness::{jittered, JITTER_PERCENT_MAX};
 use crate::engine::lease::{Serial, Served, Token};
@@ -273,6 +273,6 @@ pub fn del(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let now = mono_now();
     STATE.with(|state| names.iter().for_each(|name| state.book.void(db, name.bytes(), now)));
     pump::schedule(ctx);
-    ctx.reply_integer(i64::try_from(deleted.live).unwrap_or(i64::MAX));
+    reply_count(ctx, deleted.live);
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! `cg-cached`: the type of entries.
 
 use crate::engine::codec::{self, Corrupt, ENCODING_VERSION};
-use crate::engine::entry::{Carried, Entry, Meta, Tags};
+use crate::engine::entry::{Entry, Tags};
 use crate::engine::tags::Standing;
 use crate::engine::waiters::DbId;
 use crate::server::ffi::context::Effect;
 use crate::server::ffi::types::{allocated, Aof, Data, Digest, Handle, Rdb};
+use crate::server::keyspace::push_options;
 use crate::server::tagging;
 use std::ffi::CStr;
 
@@ -43,7 +44,9 @@ impl Data for Entry {
             return;
         }
         let mut words = vec![Effect::Arg(key), Effect::Bytes(self.value()), Effect::Word(c"PERSIST")];
-        words.extend(meta_words(meta, &carried));
+        let stale_since = (carried.standing == Standing::Stale).then_some(carried.since);
+        let tags = carried.names.iter().map(|name| Effect::Bytes(name));
+        push_options(&mut words, meta, (meta.cost_ms > 0).then_some(meta.cost_ms), stale_since, tags);
         aof.emit(c"CACHE.SETSM", &words);
     }
 
@@ -80,22 +83,4 @@ impl Data for Entry {
     fn unlinked(&mut self, db: DbId, _key: &[u8]) {
         tagging::delist(db, self);
     }
-}
-
-/// The options of `CACHE.SETSM` for all that an entry holds beside its value and TTL; what says
-/// nothing is left out.
-pub fn meta_words(meta: Meta, carried: &Carried) -> Vec<Effect<'_>> {
-    let mut words = Vec::with_capacity(10 + carried.names.len());
-    let options = [(c"STALE", meta.stale_ms), (c"VERSION", meta.version), (c"COST", meta.cost_ms.into())];
-    for (word, number) in options.into_iter().filter(|(_, number)| *number > 0) {
-        words.extend([Effect::Word(word), Effect::Number(number)]);
-    }
-    if carried.standing == Standing::Stale {
-        words.extend([Effect::Word(c"STALEAT"), Effect::Number(carried.since.0)]);
-    }
-    if !carried.names.is_empty() {
-        words.extend([Effect::Word(c"TAGS"), Effect::Number(carried.names.len() as u64)]);
-        words.extend(carried.names.iter().map(|name| Effect::Bytes(name)));
-    }
-    words
 }

@@ -66,22 +66,14 @@ impl<'c> Ctx<'c> {
     pub fn within<T>(self, db: i32, name: &[u8], act: impl FnOnce(Arg<'_>) -> T) -> T {
         let selected = self.db();
         self.select_db(db);
-        let string = call!(RedisModule_CreateString(self.raw, name.as_ptr().cast(), name.len()));
-        let done = act(Arg::new(string));
-        call!(RedisModule_FreeString(self.raw, string));
+        let done = act(self.string(name).arg());
         self.select_db(selected);
         done
     }
 
     /// Runs `look` on the key `name` of database `db`, from outside a command.
     pub fn look_at<T>(self, db: i32, name: &[u8], look: impl FnOnce(Option<Key<'_>>, Arg<'_>) -> T) -> T {
-        let selected = self.db();
-        self.select_db(db);
-        let string = call!(RedisModule_CreateString(self.raw, name.as_ptr().cast(), name.len()));
-        let seen = look(self.open_read(Arg::new(string)), Arg::new(string));
-        call!(RedisModule_FreeString(self.raw, string));
-        self.select_db(selected);
-        seen
+        self.within(db, name, |name| look(self.open_read(name), name))
     }
 
     /// True if another node of the cluster serves `name` now.
