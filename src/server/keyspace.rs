@@ -1,8 +1,12 @@
 //! The one place where data changes.
 //!
-//! Each function does all that a change needs, in the one order that is right: store, TTL, signal,
-//! replicate the effect, notify. What is replicated is what happened (an absolute time, the cost
-//! as measured), never the question.
+//! Each function does all that a change needs, in the one order that is right: store, TTL, close the
+//! key, signal, replicate the effect, notify. What is replicated is what happened (an absolute time,
+//! the cost as measured), never the question.
+//!
+//! A function that announces a change takes the open key by value: from Redis 8.6 on the server looks
+//! a key up when it is signalled, expires it if its time is over, and an open handle would point to
+//! freed memory ([`super::ffi::key`] checks this in every call).
 
 pub mod limits;
 
@@ -58,7 +62,7 @@ impl Attributes<'_> {
 /// predecessor has a cost.
 pub fn store(
     ctx: Ctx<'_>,
-    key: &mut Key<'_>,
+    mut key: Key<'_>,
     name: Arg<'_>,
     value: Arg<'_>,
     (attributes, costs): (&Attributes<'_>, bool),
@@ -76,6 +80,7 @@ pub fn store(
         tagging::strike_out(db, &mut previous);
     }
     key.expire_at(end(fresh, meta));
+    key.close();
     ctx.signal_modified(name);
     match fresh {
         FreshUntil::At(at) if meta == Meta::default() && !costs && attributes.stale_since.is_none() => {
@@ -98,7 +103,7 @@ pub fn store(
 /// string becomes an entry. It is no longer stale by its tags, unless `stale_since` says so.
 pub fn touch(
     ctx: Ctx<'_>,
-    key: &mut Key<'_>,
+    mut key: Key<'_>,
     name: Arg<'_>,
     value: &[u8],
     (meta, stale_since): (Meta, Option<UnixMillis>),
@@ -116,6 +121,7 @@ pub fn touch(
         None => drop(key.put(Entry::new(value, meta))),
     }
     key.expire_at(end(fresh, meta));
+    key.close();
     ctx.signal_modified(name);
     let mut words = vec![Effect::Arg(name)];
     push_freshness(&mut words, fresh);
@@ -125,8 +131,15 @@ pub fn touch(
     ctx.notify(c"cache.touch", name);
 }
 
-/// The tags of the entry under `name` were changed by `command` with `changed`.
-pub fn retagged(ctx: Ctx<'_>, command: &'static CStr, event: &'static CStr, name: Arg<'_>, changed: &[Arg<'_>]) {
+/// The tags of the entry under `key`, which is open as `name`, were changed by `command` with `changed`.
+pub fn retagged(
+    ctx: Ctx<'_>,
+    key: Key<'_>,
+    (command, event): (&'static CStr, &'static CStr),
+    name: Arg<'_>,
+    changed: &[Arg<'_>],
+) {
+    key.close();
     ctx.signal_modified(name);
     let mut words = vec![Effect::Arg(name)];
     words.extend(changed.iter().map(|tag| Effect::Arg(*tag)));

@@ -160,7 +160,9 @@ pub fn arrived(ctx: Ctx<'_>, name: Arg<'_>) {
     let db = key.db();
     if let Some(entry) = key.value_mut::<Entry>() {
         enlist(db, name.bytes(), entry);
-        if standing(db, entry) == Standing::Dead {
+        let is_dead = standing(db, entry) == Standing::Dead;
+        key.close();
+        if is_dead {
             pump::schedule(ctx);
         }
     }

@@ -87,9 +87,8 @@ pub fn tag(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         }
         _ => {}
     }
-    drop(key);
     if !added.is_empty() {
-        keyspace::retagged(ctx, c"CACHE.TAG", c"cache.tag", name, &added);
+        keyspace::retagged(ctx, key, (c"CACHE.TAG", c"cache.tag"), name, &added);
     }
     reply_count(ctx, added.len());
     Ok(())
@@ -108,9 +107,8 @@ pub fn untag(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     };
     // A name that is given twice is not there the second time.
     taken.retain(|tag| TAGGING.with(|tagging| tagging.book.index_of(db).take(id, tag.bytes())));
-    drop(key);
     if !taken.is_empty() {
-        keyspace::retagged(ctx, c"CACHE.UNTAG", c"cache.untag", name, &taken);
+        keyspace::retagged(ctx, key, (c"CACHE.UNTAG", c"cache.untag"), name, &taken);
     }
     reply_count(ctx, taken.len());
     Ok(())

@@ -107,7 +107,7 @@ pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 
     let db = ctx.db();
     pump::resolve_doubt(ctx, db, name.bytes());
-    let mut key = ctx.open_write(name);
+    let key = ctx.open_write(name);
     let held = match key.holds() {
         Holds::Entry(entry) if tagging::standing(db, entry) == Standing::Dead => None,
         Holds::Entry(entry) => Some(entry.meta()),
@@ -142,8 +142,7 @@ pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     } else {
         let costs = meta.cost_ms > 0 || held.is_some_and(|held| held.cost_ms > 0);
         let attributes = Attributes { meta, tags: &given.tags, stale_since };
-        keyspace::store(ctx, &mut key, name, value, (&attributes, costs), fresh);
-        drop(key);
+        keyspace::store(ctx, key, name, value, (&attributes, costs), fresh);
     }
     info::SETS.add_one();
     settle(ctx, db, name, stale_since, || Served { value: value.bytes().into(), fresh_until: fresh.instant() });
@@ -240,7 +239,7 @@ pub fn touch(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         ctx.reply_integer(0);
         return Ok(());
     };
-    let mut key = ctx.open_write(name);
+    let key = ctx.open_write(name);
     // Whether it is unmodified was asked when the lease was granted.
     let stale_since = match (right, key.entry()) {
         (Right::Lease(serial), Some(entry)) => tagging::fate_of(db, entry, serial),
@@ -251,8 +250,7 @@ pub fn touch(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         drop(key);
         keyspace::delete(ctx, &[name]);
     } else {
-        keyspace::touch(ctx, &mut key, name, &value, (Meta { stale_ms, ..meta }, stale_since), fresh);
-        drop(key);
+        keyspace::touch(ctx, key, name, &value, (Meta { stale_ms, ..meta }, stale_since), fresh);
     }
     settle(ctx, db, name, stale_since, || Served { value, fresh_until: fresh.instant() });
     ctx.reply_integer(1);

@@ -1,5 +1,6 @@
 //! The context of a callback: who calls, what it was given, how it is answered.
 
+use super::key::expect_none_open;
 use super::OK;
 use crate::engine::time::{MonoMillis, UnixMillis};
 use crate::engine::waiters::{ClientId, DbId};
@@ -160,6 +161,7 @@ impl<'c> Ctx<'c> {
     /// True if the server has a command of that name, which needs an argument.
     #[must_use]
     pub fn knows(self, command: &CStr) -> bool {
+        expect_none_open("Call");
         let reply = call!(RedisModule_Call(self.raw, command.as_ptr(), c"".as_ptr()));
         if reply.is_null() {
             return std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOENT);
@@ -237,6 +239,7 @@ impl<'c> Ctx<'c> {
 
     /// Tells subscribers of keyspace events (class `d`) what happened to `key`.
     pub fn notify(self, event: &'static CStr, key: Arg<'_>) {
+        expect_none_open("NotifyKeyspaceEvent");
         let class = raw::REDISMODULE_NOTIFY_MODULE;
         call!(RedisModule_NotifyKeyspaceEvent(self.raw, class, event.as_ptr(), key.raw));
     }
@@ -244,6 +247,7 @@ impl<'c> Ctx<'c> {
     /// Tells subscribers of keyspace events (class `g`) that `key` was deleted; the server does not
     /// when a module deletes.
     pub fn notify_deleted(self, key: Arg<'_>) {
+        expect_none_open("NotifyKeyspaceEvent");
         let class = raw::REDISMODULE_NOTIFY_GENERIC;
         call!(RedisModule_NotifyKeyspaceEvent(self.raw, class, c"del".as_ptr(), key.raw));
     }
@@ -251,6 +255,7 @@ impl<'c> Ctx<'c> {
     /// Sends `command key value PXAT at [TAGS n tag ...]` to replicas and the AOF:
     /// [`Self::replicate`] for the forms that most writes have, without building a list.
     pub fn replicate_pxat(self, command: &'static CStr, key: Arg<'_>, value: Arg<'_>, at: u64, tags: &[Arg<'_>]) {
+        expect_none_open("Replicate");
         let (name, pxat, at) = (command.as_ptr(), c"PXAT".as_ptr(), i64::try_from(at).unwrap_or(i64::MAX));
         let done = if tags.is_empty() {
             call!(RedisModule_Replicate(self.raw, name, c"sscl".as_ptr(), key.raw, value.raw, pxat, at))
@@ -275,6 +280,7 @@ impl<'c> Ctx<'c> {
     /// Sends `CACHE.LOCK key owner PXAT at FENCE fence` to replicas and the AOF: what most grants
     /// are, without building a list.
     pub fn replicate_grant(self, key: Arg<'_>, owner: &[u8], at: u64, fence: u64) {
+        expect_none_open("Replicate");
         let number = |n: u64| c_longlong::try_from(n).unwrap_or(c_longlong::MAX);
         let done = call!(RedisModule_Replicate(
             self.raw,
@@ -293,12 +299,14 @@ impl<'c> Ctx<'c> {
 
     /// Sends `command key` to replicas and the AOF.
     pub fn replicate_deletion(self, command: &'static CStr, key: Arg<'_>) {
+        expect_none_open("Replicate");
         let done = call!(RedisModule_Replicate(self.raw, command.as_ptr(), c"s".as_ptr(), key.raw));
         assert!(done == OK, "the server refused to replicate a deletion");
     }
 
     /// Sends `command` with `args` to replicas and the AOF, in the caller's database.
     pub fn replicate(self, command: &'static CStr, args: &[Effect<'_>]) {
+        expect_none_open("Replicate");
         let mut strings = Strings::new(self.raw, args);
         let (start, len) = strings.vector();
         let done = call!(RedisModule_Replicate(self.raw, command.as_ptr(), c"v".as_ptr(), start, len));

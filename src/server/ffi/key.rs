@@ -4,16 +4,43 @@
 //! aborts WATCH and invalidates client-side caches. The module asks the server not to, and says
 //! itself what it modified ([`Ctx::signal_modified`]), so that a command which finds that it may
 //! not write has changed nothing.
+//!
+//! The server may expire a key whenever it looks it up, and frees it then, whoever has it open: in a
+//! second `OpenKey`, in a command that is called, and from Redis 8.6 on when the key is signalled as
+//! modified. So at most one key is open at a time, and none while the server is asked to do any of
+//! that. [`expect_none_open`] checks it in every such call, in every build, for two instructions: what
+//! it finds is counted and logged as a panic is, and any test that meets it fails.
 
 use super::context::{bytes_of, Arg, Ctx};
+use super::entry_point::PANICS;
 use super::types::Data;
 use super::OK;
 use crate::engine::entry::Entry;
 use crate::engine::time::UnixMillis;
 use crate::engine::waiters::DbId;
 use redis_module::raw;
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_void, CString};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// Keys that are open now.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Checks that no key is open while `call` may make the server look one up.
+#[inline]
+pub(super) fn expect_none_open(call: &str) {
+    if OPEN.load(Relaxed) != 0 {
+        report_open(call);
+    }
+}
+
+/// It is too late to refuse the call, which may follow a change; and as a rule it does no harm.
+#[cold]
+fn report_open(call: &str) {
+    PANICS.fetch_add(1, Relaxed);
+    let text = CString::new(format!("cacheguard: panic: a key is open in {call}")).unwrap_or_default();
+    call!(RedisModule_Log(null_mut(), c"warning".as_ptr(), c"%s".as_ptr(), text.as_ptr()));
+}
 
 /// A key, open until dropped.
 pub struct Key<'c> {
@@ -38,27 +65,24 @@ impl<'c> Ctx<'c> {
     #[inline]
     #[must_use]
     pub fn open_read(self, name: Arg<'_>) -> Option<Key<'c>> {
-        let raw = call!(RedisModule_OpenKey(self.raw, name.raw, raw::REDISMODULE_READ as c_int));
-        (!raw.is_null()).then_some(Key { raw: raw.cast(), ctx: self })
+        Key::open(self, name, raw::REDISMODULE_READ).if_exists()
     }
 
     /// As [`Self::open_read`], without counting as a use of the key.
     #[must_use]
     pub fn open_quietly(self, name: Arg<'_>) -> Option<Key<'c>> {
-        let mode = (raw::REDISMODULE_READ | raw::REDISMODULE_OPEN_KEY_NOTOUCH) as c_int;
-        let raw = call!(RedisModule_OpenKey(self.raw, name.raw, mode));
-        (!raw.is_null()).then_some(Key { raw: raw.cast(), ctx: self })
+        Key::open(self, name, raw::REDISMODULE_READ | raw::REDISMODULE_OPEN_KEY_NOTOUCH).if_exists()
     }
 
     /// Opens `name` for writing, whether it exists or not.
     #[must_use]
     pub fn open_write(self, name: Arg<'_>) -> Key<'c> {
-        let mode = (raw::REDISMODULE_READ | raw::REDISMODULE_WRITE) as c_int;
-        Key { raw: call!(RedisModule_OpenKey(self.raw, name.raw, mode)).cast(), ctx: self }
+        Key::open(self, name, raw::REDISMODULE_READ | raw::REDISMODULE_WRITE)
     }
 
     /// Aborts WATCH on `name` and invalidates client-side caches of it.
     pub fn signal_modified(self, name: Arg<'_>) {
+        expect_none_open("SignalModifiedKey");
         call!(RedisModule_SignalModifiedKey(self.raw, name.raw));
     }
 
@@ -79,6 +103,7 @@ impl<'c> Ctx<'c> {
     /// True if another node of the cluster serves `name` now.
     #[must_use]
     pub fn is_foreign(self, name: &[u8]) -> bool {
+        expect_none_open("Call");
         let format = c"b".as_ptr();
         let reply = call!(RedisModule_Call(self.raw, c"EXISTS".as_ptr(), format, name.as_ptr(), name.len()));
         if reply.is_null() {
@@ -91,6 +116,7 @@ impl<'c> Ctx<'c> {
     /// Passes the native string under `name` to `read`, as `GET` gives it; `None` if it is gone.
     /// Unlike direct access this never changes how the server encodes the string.
     pub fn read_string<T>(self, name: Arg<'_>, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        expect_none_open("Call");
         let reply = call!(RedisModule_Call(self.raw, c"GET".as_ptr(), c"s".as_ptr(), name.raw));
         if reply.is_null() {
             return None;
@@ -106,7 +132,25 @@ impl<'c> Ctx<'c> {
     }
 }
 
+impl<'c> Key<'c> {
+    /// Opens `name`; what does not exist and is not to be written is no key.
+    #[inline]
+    fn open(ctx: Ctx<'c>, name: Arg<'_>, mode: u32) -> Self {
+        expect_none_open("OpenKey");
+        // Only the main thread opens keys.
+        OPEN.store(OPEN.load(Relaxed) + 1, Relaxed);
+        Self { raw: call!(RedisModule_OpenKey(ctx.raw, name.raw, mode as c_int)).cast(), ctx }
+    }
+
+    fn if_exists(self) -> Option<Self> {
+        (!self.raw.is_null()).then_some(self)
+    }
+}
+
 impl Key<'_> {
+    /// Closes the key: what follows may make the server look it up.
+    pub fn close(self) {}
+
     /// What is under the key.
     #[inline]
     #[must_use]
@@ -201,6 +245,7 @@ const STRING: u32 = raw::REDISMODULE_KEYTYPE_STRING as u32;
 impl Drop for Key<'_> {
     fn drop(&mut self) {
         call!(RedisModule_CloseKey(self.raw));
+        OPEN.store(OPEN.load(Relaxed).saturating_sub(1), Relaxed);
         let _ = self.ctx;
     }
 }

@@ -6,6 +6,7 @@
 
 use super::context::{Arg, Ctx};
 use super::entry_point::ArgVec;
+use super::key::expect_none_open;
 use super::OK;
 use redis_module::raw;
 use std::ffi::{c_char, CStr};
@@ -38,6 +39,7 @@ static STATE: Word = Word::new(c"STATE");
 impl Ctx<'_> {
     /// Sends `command key STATE payload` to replicas and the AOF.
     pub fn replicate_state(self, command: &'static CStr, key: Arg<'_>, payload: &[u8]) {
+        expect_none_open("Replicate");
         let (name, form, start) = (command.as_ptr(), c"ssb".as_ptr(), payload.as_ptr().cast::<c_char>());
         let done = call!(RedisModule_Replicate(self.raw, name, form, key.raw, STATE.raw(), start, payload.len()));
         assert!(done == OK, "the server refused to replicate {command:?}");
@@ -45,6 +47,7 @@ impl Ctx<'_> {
 
     /// Sends the running command with `AT at` behind its own words to replicas and the AOF.
     pub fn replicate_at(self, command: &'static CStr, argv: ArgVec<'_>, at: u64) {
+        expect_none_open("Replicate");
         let (name, at) = (command.as_ptr(), i64::try_from(at).unwrap_or(i64::MAX));
         // A vector (`v`) costs more than the strings one by one, so the usual number is spelt out.
         let done = match *argv.words() {
