@@ -5,6 +5,9 @@
 //! server delivers from there a slice at a time, serving other clients in between. Each waiter is
 //! in exactly one place, a queue or the outbox, and leaves that place exactly once: that is why
 //! each gets exactly one answer.
+//!
+//! A lease runs from the moment it is granted, told or not. So grants do not stand behind ten thousand
+//! values of another key: they have an order of their own, and the two are served by turns.
 
 use super::lease::{Failure, Grant, Served};
 use super::waiters::{Queue, WaiterId};
@@ -40,24 +43,34 @@ struct Batch {
     answer: Answer,
 }
 
-/// Answers in the order in which they were decided.
+/// Answers, grants and others by turns, each in the order in which they were decided.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    batches: VecDeque<Batch>,
+    grants: VecDeque<Batch>,
+    others: VecDeque<Batch>,
+    /// Whether a grant was the last to be told.
+    granted: bool,
 }
 
 impl Outbox {
     /// Decides the answer of all `waiters`. O(1), however many they are.
     pub fn push(&mut self, waiters: Queue, answer: Answer) {
         if !waiters.is_empty() {
-            self.batches.push_back(Batch { waiters, answer });
+            self.order_of(&answer).push_back(Batch { waiters, answer });
+        }
+    }
+
+    fn order_of(&mut self, answer: &Answer) -> &mut VecDeque<Batch> {
+        match answer {
+            Answer::Won(_) => &mut self.grants,
+            _ => &mut self.others,
         }
     }
 
     /// Decides the answer of one waiter. Equal answers in a row share a batch, so that a thousand
     /// waits that end together do not make a thousand batches to search in [`Outbox::take`].
     pub fn push_one(&mut self, id: WaiterId, answer: Answer) {
-        match self.batches.back_mut() {
+        match self.order_of(&answer).back_mut() {
             Some(last) if last.answer == answer => {
                 last.waiters.insert(id);
             }
@@ -67,42 +80,52 @@ impl Outbox {
 
     /// The next to be told, oldest decision and oldest waiter first. O(log n).
     pub fn pop(&mut self) -> Option<(WaiterId, Answer)> {
-        let batch = self.batches.front_mut()?;
+        let grants = self.others.is_empty() || !self.granted && !self.grants.is_empty();
+        let order = if grants { &mut self.grants } else { &mut self.others };
+        let batch = order.front_mut()?;
+        self.granted = grants;
         let id = batch.waiters.pop_first()?;
         let answer = batch.answer.clone();
         if batch.waiters.is_empty() {
-            self.batches.pop_front();
+            order.pop_front();
         }
         Some((id, answer))
     }
 
     /// Takes the answer of `id` out of turn, if it has been decided. O(batches · log n).
     pub fn take(&mut self, id: WaiterId) -> Option<Answer> {
-        let at = self.batches.iter().position(|batch| batch.waiters.contains(&id))?;
-        let batch = self.batches.get_mut(at)?;
-        batch.waiters.remove(&id);
-        let answer = batch.answer.clone();
-        if batch.waiters.is_empty() {
-            self.batches.remove(at);
-        }
-        Some(answer)
+        take_from(&mut self.grants, id).or_else(|| take_from(&mut self.others, id))
     }
 
     /// True if all have been told.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.batches.is_empty()
+        self.grants.is_empty() && self.others.is_empty()
     }
+}
+
+fn take_from(order: &mut VecDeque<Batch>, id: WaiterId) -> Option<Answer> {
+    let at = order.iter().position(|batch| batch.waiters.contains(&id))?;
+    let batch = order.get_mut(at)?;
+    batch.waiters.remove(&id);
+    let answer = batch.answer.clone();
+    if batch.waiters.is_empty() {
+        order.remove(at);
+    }
+    Some(answer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::lease::{Serial, Token};
+    use crate::engine::time::MonoMillis;
+    use crate::engine::waiters::Slot;
 
     impl Outbox {
-        /// All that is undelivered, in the order of delivery.
+        /// All that is undelivered.
         pub(crate) fn iter(&self) -> impl Iterator<Item = (WaiterId, &Answer)> {
-            self.batches.iter().flat_map(|batch| batch.waiters.iter().map(|&id| (id, &batch.answer)))
+            self.grants.iter().chain(&self.others).flat_map(|batch| batch.waiters.iter().map(|&id| (id, &batch.answer)))
         }
     }
 
@@ -129,6 +152,18 @@ mod tests {
     }
 
     #[test]
+    fn grants_and_other_answers_take_turns() {
+        let mut outbox = Outbox::default();
+        outbox.push(queue(&[1, 2, 3, 4]), leased(5));
+        let slot = Slot { db: 0, key: b"k"[..].into() };
+        let grant = Grant { serial: Serial(1), slot, token: Token(7), deadline: MonoMillis(9) };
+        outbox.push_one(WaiterId(8), Answer::Won(grant.clone()));
+        outbox.push_one(WaiterId(9), Answer::Won(Grant { serial: Serial(2), ..grant }));
+        let order: Vec<_> = drain(&mut outbox).into_iter().map(|(id, _)| id).collect();
+        assert_eq!(order, [8, 1, 9, 2, 3, 4]);
+    }
+
+    #[test]
     fn nobody_is_no_batch() {
         let mut outbox = Outbox::default();
         outbox.push(Queue::new(), Answer::Readonly);
@@ -142,7 +177,7 @@ mod tests {
         (1..=1_000).for_each(|id| outbox.push_one(WaiterId(id), leased(7)));
         outbox.push_one(WaiterId(1_001), leased(8));
         outbox.push_one(WaiterId(1_002), leased(7));
-        assert_eq!(outbox.batches.len(), 3);
+        assert_eq!(outbox.others.len(), 3);
         assert_eq!(drain(&mut outbox).len(), 1_002);
     }
 
@@ -154,7 +189,7 @@ mod tests {
         assert_eq!(outbox.take(WaiterId(2)), Some(leased(5)));
         assert_eq!(outbox.take(WaiterId(2)), None);
         assert_eq!(outbox.take(WaiterId(4)), Some(Answer::Moved));
-        assert_eq!(outbox.batches.len(), 1, "a batch that was taken whole leaves nothing behind");
+        assert_eq!(outbox.others.len(), 1, "a batch that was taken whole leaves nothing behind");
         assert_eq!(drain(&mut outbox), [(1, leased(5)), (3, leased(5))]);
     }
 }

@@ -4,10 +4,10 @@
 //! only one that knows both. A connection leaves the table exactly once: when its answer is handed
 //! to the server, when it is unblocked by an operator, or when it is gone.
 
+use super::delivery::{hand_out, HandedOver};
 use super::error::Error;
 use super::ffi::block::{Awaited, Parked, Tell};
 use super::ffi::context::{mono_now, Ctx};
-use super::ffi::entry_point::ArgVec;
 use super::locking;
 use super::pump;
 use super::state::STATE;
@@ -48,24 +48,27 @@ impl Parking {
     }
 }
 
-/// Parks the caller as the waiter `id`; `tell` answers it later, or now where the server will not
-/// have it.
+/// Parks the caller as the waiter `id`; `tell` answers it later.
 ///
 /// # Errors
-/// Those of `tell`.
-pub fn park(ctx: Ctx<'_>, argv: ArgVec<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
+/// [`Error::CannotWait`]; then it waits no longer.
+pub fn park(ctx: Ctx<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
     if let Some(parked) = ctx.park(tell) {
         STATE.with(|state| state.parking.insert(id, parked));
         return Ok(());
     }
-    tell(ctx, argv, &dismiss(id))
+    // Nothing can have been decided for it yet.
+    dismiss(id);
+    Err(Error::CannotWait)
 }
 
 impl Awaited for Answer {
     fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
-        // A value may have come in this very turn.
-        pump::resolve_doubts(ctx, pump::CHANGES_PER_TURN);
         let id = STATE.with(|state| state.parking.leave(parked));
+        // A value may have come in this very turn.
+        let slots =
+            STATE.with(|state| id.and_then(|id| state.book.waiters().get(id)).map(|waiter| waiter.slots.clone()));
+        slots.into_iter().flatten().for_each(|slot| pump::resolve_doubt(ctx, slot.db, &slot.key));
         let answer = id.map_or(Answer::Leased { left_ms: 0 }, dismiss);
         pump::schedule(ctx);
         answer
@@ -82,6 +85,15 @@ impl Awaited for Answer {
         });
         pump::schedule(ctx);
         was_parked
+    }
+
+    fn bytes_max(&self) -> Option<usize> {
+        match self {
+            Self::Value(served) => Some(served.value.len() + 256),
+            // What is under the key, or under several, is read when the reply is made.
+            Self::Won(_) | Self::Look | Self::Failed(_) => None,
+            Self::Leased { .. } | Self::WrongType | Self::Moved | Self::Readonly => Some(256),
+        }
     }
 
     /// A lease it brought passes to the next in line.
@@ -105,22 +117,12 @@ fn dismiss(id: WaiterId) -> Answer {
     })
 }
 
-/// Hands the next answer to the server; false if there is none.
-pub fn answer_next(now: MonoMillis) -> bool {
+/// Hands the next answer to the server, if there is one.
+pub fn answer_next(now: MonoMillis) -> Option<HandedOver> {
     hand_out(STATE.with(|state| {
         let (id, answer) = state.book.deliver_next(now)?;
         Some((state.parking.take(id), answer))
     }))
-}
-
-/// Hands an answer to the server, if there is one; its connection may be gone already. False if there
-/// is none.
-pub fn hand_out<A: Awaited>(next: Option<(Option<Parked>, A)>) -> bool {
-    let Some((parked, answer)) = next else { return false };
-    if let Some(parked) = parked {
-        parked.answer(answer);
-    }
-    true
 }
 
 /// A connection closed: the leases and locks bound to it end.

@@ -6,6 +6,7 @@
 //! that makes cluster clients ask again and be redirected.
 
 use super::ffi::context::{mono_now, Ctx};
+use super::pump::Budget;
 use super::state::STATE;
 use crate::engine::lock;
 use crate::engine::outbox::Answer;
@@ -13,8 +14,6 @@ use crate::engine::time::MonoMillis;
 
 /// How often the keys are looked at, in milliseconds.
 const PROBE_MS: u64 = 1_000;
-/// Keys looked at in one turn.
-const KEYS_PER_TURN: usize = 200;
 
 /// When to look next; `None` while nobody waits or there is no cluster.
 #[must_use]
@@ -26,24 +25,21 @@ pub fn next_probe(now: MonoMillis) -> Option<MonoMillis> {
     })
 }
 
-/// Answers those who wait for a key of a foreign slot, if it is time to look; a part of the keys
-/// each time, until all have been looked at.
-pub fn refuse_foreign(ctx: Ctx<'_>) {
+/// Answers those who wait for a key of a foreign slot, if it is time to look; as many keys each time
+/// as the budget allows, until all have been looked at.
+pub fn refuse_foreign(ctx: Ctx<'_>, budget: &Budget) {
     let now = mono_now();
     if !STATE.with(|state| state.probe_at.is_some_and(|at| at <= now)) {
         return;
     }
-    let slots = STATE.with(|state| {
+    STATE.with(|state| {
         if state.probing.is_empty() {
             state.probing = state.book.waited_for();
             state.probing.extend(state.locks.waited_for());
         }
-        let rest = state.probing.len().saturating_sub(KEYS_PER_TURN);
-        let slots = state.probing.split_off(rest);
-        state.probe_at = (!state.probing.is_empty()).then_some(now);
-        slots
     });
-    for slot in slots {
+    while budget.allows_more() {
+        let Some(slot) = STATE.with(|state| state.probing.pop()) else { break };
         if ctx.is_foreign(&slot.key) {
             STATE.with(|state| {
                 state.book.refuse(&slot, &Answer::Moved);
@@ -51,17 +47,16 @@ pub fn refuse_foreign(ctx: Ctx<'_>) {
             });
         }
     }
+    STATE.with(|state| state.probe_at = (!state.probing.is_empty()).then_some(now));
 }
 
-/// Answers those who wait for a key of a foreign slot whose lease is about to end, so that none of
-/// them is handed a lease that it cannot use.
-pub fn refuse_foreign_due(ctx: Ctx<'_>, now: MonoMillis) {
-    if !STATE.with(|state| state.in_cluster) {
-        return;
+/// Answers those who wait for a key of a foreign slot whose lease ends next and is over, so that none
+/// of them is handed a lease that it cannot use. False if there are none.
+pub fn refuse_foreign_due(ctx: Ctx<'_>, now: MonoMillis) -> bool {
+    let next = STATE.with(|state| state.in_cluster.then(|| state.book.next_handover(now)).flatten());
+    let foreign = next.filter(|slot| ctx.is_foreign(&slot.key));
+    if let Some(slot) = &foreign {
+        STATE.with(|state| state.book.refuse(slot, &Answer::Moved));
     }
-    for slot in STATE.with(|state| state.book.due_and_waited_for(KEYS_PER_TURN, now)) {
-        if ctx.is_foreign(&slot.key) {
-            STATE.with(|state| state.book.refuse(&slot, &Answer::Moved));
-        }
-    }
+    foreign.is_some()
 }

@@ -91,6 +91,10 @@ pub enum Error {
     ReadonlyLimit,
     /// The key moved to another node while the caller waited.
     Moved,
+    /// The caller lost the permission for its command or a key of it while it waited.
+    Withdrawn,
+    /// The server does not let this connection wait.
+    CannotWait,
     /// A panic, caught.
     Internal,
 }
@@ -136,6 +140,16 @@ impl Error {
             Self::FarAhead(name) => format!("ERR {name} is more than a minute ahead"),
             Self::Readonly => "READONLY a replica cannot grant a lease or a lock".to_owned(),
             Self::Moved => "TRYAGAIN the key moved to another node while the caller waited".to_owned(),
+            Self::Withdrawn => {
+                "NOPERM this user lost the permission to run the command, or to access a key that it names, \
+                                while the caller waited"
+                    .to_owned()
+            }
+            Self::CannotWait => {
+                "ERR this server lets no connection wait that has subscribed to a channel: use another \
+                                 connection, or WAIT 0"
+                    .to_owned()
+            }
             Self::Internal => "ERR cacheguard failed and changed nothing; see the server's log".to_owned(),
         }
     }

@@ -7,16 +7,15 @@
 //! While the server holds writes back (`CLIENT PAUSE`, a failover) the data set must not change, so
 //! grants wait until that is over. On a replica nobody waits, so nothing is granted.
 
-use super::blocked::hand_out;
+use super::delivery::{hand_out, HandedOver};
 use super::error::Error;
 use super::ffi::block::{Awaited, Parked, Tell};
 use super::ffi::context::{mono_now, unix_now, Arg, Ctx};
-use super::ffi::entry_point::ArgVec;
 use super::ffi::events;
 use super::ffi::filter;
 use super::ffi::key::{Holds, Key};
 use super::keyspace;
-use super::pump::{self, CHANGES_PER_TURN, HELD_BACK_MS};
+use super::pump::{self, Budget, HELD_BACK_MS};
 use super::state::STATE;
 use crate::engine::lock::{Answer, Found, Lock, Now};
 use crate::engine::time::MonoMillis;
@@ -24,6 +23,8 @@ use crate::engine::waiters::{ClientId, DbId, Slot, WaiterId};
 
 /// Changes made within a command; what is left of a long line of readers is for the next turn.
 const CHANGES_PER_COMMAND: usize = 100;
+/// Changes made to one key before the turn looks at the clock again.
+const CHANGES_AT_ONCE: usize = 16;
 
 /// The moment, on both clocks.
 #[must_use]
@@ -52,20 +53,19 @@ pub fn settle_after(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
     }
 }
 
-/// Makes at most so many changes; what is left of them.
-fn settle(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>, most: usize) -> usize {
+/// Makes at most so many changes.
+fn settle(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>, most: usize) {
     if ctx.situation().is_replica() {
         // What is left of the time before it became one is for its primary to decide.
         STATE.with(|state| state.locks.believe(slot));
-        return most - 1;
+        return;
     }
-    for left in (0..most).rev() {
+    for _ in 0..most {
         let (key, now) = (ctx.open_write(name), now());
         let found = found(&key);
-        let Some(change) = STATE.with(|state| state.locks.step(slot, found, now)) else { return left };
+        let Some(change) = STATE.with(|state| state.locks.step(slot, found, now)) else { return };
         keyspace::lock::commit(ctx, key, slot.db, name, &change);
     }
-    0
 }
 
 fn found<'k>(key: &'k Key<'_>) -> Found<'k> {
@@ -77,33 +77,31 @@ fn found<'k>(key: &'k Key<'_>) -> Found<'k> {
 }
 
 /// Settles keys that something happened to, and ends what is due.
-pub fn turn(ctx: Ctx<'_>) {
+pub fn turn(ctx: Ctx<'_>, budget: &Budget) {
     let paused = filter::holds_writes_back();
-    let mut left = CHANGES_PER_TURN;
-    while left > 0 {
+    while budget.allows_more() {
         let next = if paused { None } else { STATE.with(|state| state.locks.next_doubted()) };
         if let Some(slot) = next {
-            left = settle_anywhere(ctx, &slot, left);
+            settle_anywhere(ctx, &slot, CHANGES_AT_ONCE);
             continue;
         }
         let now = now();
         if !STATE.with(|state| state.locks.expire_next(now)) {
             break;
         }
-        left -= 1;
     }
 }
 
-fn settle_anywhere(ctx: Ctx<'_>, slot: &Slot, most: usize) -> usize {
+fn settle_anywhere(ctx: Ctx<'_>, slot: &Slot, most: usize) {
     // A lock that moved away is not free, though its key is gone here.
     if STATE.with(|state| state.in_cluster) && ctx.is_foreign(&slot.key) {
         STATE.with(|state| {
             state.locks.refuse(slot, &Answer::Moved);
             state.locks.believe(slot);
         });
-        return most - 1;
+        return;
     }
-    ctx.within(slot.db, &slot.key, |name| settle(ctx, slot, name, most))
+    ctx.within(slot.db, &slot.key, |name| settle(ctx, slot, name, most));
 }
 
 /// When [`turn`] has something to do.
@@ -135,17 +133,17 @@ pub fn promoted() {
     STATE.with(|state| state.locks.fences.begin(now));
 }
 
-/// Parks the caller as the waiter `id`; `tell` answers it later, or now where the server will not
-/// have it.
+/// Parks the caller as the waiter `id`; `tell` answers it later.
 ///
 /// # Errors
-/// Those of `tell`.
-pub fn park(ctx: Ctx<'_>, argv: ArgVec<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
+/// [`Error::CannotWait`]; then it waits no longer.
+pub fn park(ctx: Ctx<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
     if let Some(parked) = ctx.park(tell) {
         STATE.with(|state| state.lock_parking.insert(id, parked));
         return Ok(());
     }
-    tell(ctx, argv, &dismiss(id))
+    dismiss(id);
+    Err(Error::CannotWait)
 }
 
 /// Ends a wait: it is told what had been decided for it, or nil.
@@ -153,8 +151,8 @@ fn dismiss(id: WaiterId) -> Answer {
     STATE.with(|state| state.locks.leave(id).unwrap_or(Answer::TimedOut))
 }
 
-/// Hands the next answer to the server; false if there is none.
-pub fn answer_next() -> bool {
+/// Hands the next answer to the server, if there is one.
+pub fn answer_next() -> Option<HandedOver> {
     hand_out(STATE.with(|state| {
         let (id, answer) = state.locks.deliver_next()?;
         Some((state.lock_parking.take(id), answer))

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod data;
+pub mod delivery;
 pub mod error;
 pub mod ffi;
 pub mod info;

@@ -5,15 +5,15 @@
 //! which its answer is decided; if the connection is gone before the answer is written, they are
 //! given back.
 
-use super::blocked::{hand_out, Parking};
+use super::blocked::Parking;
+use super::delivery::{hand_out, HandedOver};
 use super::error::Error;
 use super::ffi::block::{Awaited, Parked, Tell};
 use super::ffi::context::{mono_now, unix_now, Arg, Ctx};
-use super::ffi::entry_point::ArgVec;
 use super::ffi::events;
 use super::ffi::filter;
 use super::keyspace::limits::{self as keyspace, Said};
-use super::pump::{self, CHANGES_PER_TURN, HELD_BACK_MS};
+use super::pump::{self, Budget, HELD_BACK_MS};
 use super::state::STATE;
 use crate::engine::rate::queue::{Lines, Told, Turn, Waiter};
 use crate::engine::rate::rules::Verdict;
@@ -91,22 +91,13 @@ pub fn line_ahead_ms(db: DbId, key: &[u8]) -> Option<u64> {
     Some(due.since(mono_now()))
 }
 
-/// Parks the caller at the end of the line before its key; `tell` answers it later, or now where
-/// the server will not have it. `retry_ms`: when its units will exist, if it is the first.
+/// Parks the caller at the end of the line before its key; `tell` answers it later. `retry_ms`: when
+/// its units will exist, if it is the first.
 ///
 /// # Errors
-/// Those of `tell`.
-pub fn park(
-    ctx: Ctx<'_>,
-    argv: ArgVec<'_>,
-    waiter: Waiter,
-    (refusal, retry_ms): (Verdict, u64),
-    tell: impl Tell<Paced>,
-) -> Result<(), Error> {
-    let slot = waiter.slot.clone();
-    let Some(parked) = ctx.park(tell) else {
-        return tell(ctx, argv, &Paced { slot, told: Told::Verdict(refusal) });
-    };
+/// [`Error::CannotWait`].
+pub fn park(ctx: Ctx<'_>, waiter: Waiter, retry_ms: u64, tell: impl Tell<Paced>) -> Result<(), Error> {
+    let Some(parked) = ctx.park(tell) else { return Err(Error::CannotWait) };
     let due = mono_now().after(retry_ms);
     STATE.with(|state| {
         let id = state.pacing.lines.join(waiter, due);
@@ -131,7 +122,7 @@ pub fn hurry(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
 }
 
 /// Takes back what nobody heard of, and lets through whoever's turn it is.
-pub fn turn(ctx: Ctx<'_>, now: MonoMillis) {
+pub fn turn(ctx: Ctx<'_>, now: MonoMillis, budget: &Budget) {
     let idle = STATE.with(|state| state.pacing.lines.is_empty() && state.pacing.returns.is_empty());
     if idle {
         return;
@@ -141,10 +132,11 @@ pub fn turn(ctx: Ctx<'_>, now: MonoMillis) {
     if held_back {
         return;
     }
-    while let Some((slot, units)) = STATE.with(|state| state.pacing.returns.pop()) {
+    while budget.allows_more() {
+        let Some((slot, units)) = STATE.with(|state| state.pacing.returns.pop()) else { break };
         give_back(ctx, &slot, units);
     }
-    for _ in 0..CHANGES_PER_TURN {
+    while budget.allows_more() {
         let next = STATE.with(|state| {
             let turn = state.pacing.lines.next_turn(now)?;
             let (Turn::First(id) | Turn::Last(id) | Turn::Late(id)) = turn;
@@ -203,8 +195,8 @@ pub fn behind(verdict: Verdict, ahead_ms: u64) -> Verdict {
     }
 }
 
-/// Hands the next answer to the server; false if there is none.
-pub fn answer_next() -> bool {
+/// Hands the next answer to the server, if there is one.
+pub fn answer_next() -> Option<HandedOver> {
     hand_out(STATE.with(|state| {
         let (id, slot, told) = state.pacing.lines.deliver_next()?;
         Some((state.pacing.parking.take(id), Paced { slot, told }))

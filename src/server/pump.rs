@@ -4,20 +4,25 @@
 //! hand are handled" while there is something to do now; with neither, there is no timer, and an
 //! idle server spends nothing on ten thousand waiters.
 //!
-//! Answers go out in slices of [`ANSWERS_PER_TURN`]: each costs the server the write to a socket,
-//! and other clients are served between two slices. On Redis 7.0 a connection that is unblocked by
-//! an operator between our hand-over and the server's write never gets any reply; so there the
-//! slice is handed over in the event that comes right before that write (see
-//! `docs/decisions/0001-parking.md`).
+//! A turn is short, whatever there is to do: each kind of work has a [`Budget`] of time, of which it
+//! takes at least one step, and answers go out in slices ([`delivery`]). Other clients are served
+//! between two turns. On Redis 7.0 a connection that is unblocked by an operator between our hand-over
+//! and the server's write never gets any reply; so there the slice is handed over in the event that
+//! comes right before that write (see `docs/decisions/0001-parking.md`).
+//!
+//! The server keeps timers of modules by the wall clock, so one that was set before the clock was put
+//! back fires late by as much. Its own cron runs by the monotonic clock, some ten times a second: it
+//! looks at the timer, and sets one that is overdue anew (see `docs/decisions/0040-steps-of-the-clock.md`).
 
-use super::blocked;
 use super::cluster;
 use super::commands::look::{look_into, Sight};
+use super::delivery;
 use super::error::Error;
-use super::ffi::context::{mono_now, server_version, Arg, Ctx};
+use super::ffi::context::{micros, mono_now, server_version, Arg, Ctx};
 use super::ffi::events::{self, BeforeSleep};
 use super::ffi::filter;
 use super::ffi::key::Key;
+use super::ffi::timer::Timer;
 use super::locking;
 use super::pacing;
 use super::state::STATE;
@@ -26,11 +31,10 @@ use crate::engine::lease::{Doubt, Found};
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::{ClientId, DbId, Slot};
 use crate::engine::watch::{Effect, Watch};
+use std::cell::Cell;
 
-/// Connections answered in one turn of the event loop: about a millisecond of socket writes.
-pub const ANSWERS_PER_TURN: usize = 100;
-/// Leases and waits ended, doubts resolved, locks changed and callers weighed, in one turn: each.
-pub const CHANGES_PER_TURN: usize = 1_000;
+/// Time for each kind of work in one turn, in microseconds.
+const WORK_US: u64 = 250;
 /// How often locks and limits look whether the server still holds writes back, in milliseconds.
 pub const HELD_BACK_MS: u64 = 20;
 /// Where the server does not say who sends a command, the filter stays this long after the last
@@ -39,29 +43,76 @@ pub const WATCH_LINGER_MS: u64 = 60_000;
 
 const VERSION_7_2: u32 = 0x0007_0200;
 
+/// How long one kind of work may take in a turn. It allows one step whatever the time.
+pub struct Budget {
+    end_us: u64,
+    steps: Cell<u64>,
+    ran_out: Cell<bool>,
+}
+
+impl Budget {
+    /// So many microseconds from now on.
+    #[must_use]
+    pub fn of_us(us: u64) -> Self {
+        Self { end_us: micros().saturating_add(us), steps: Cell::new(0), ran_out: Cell::new(false) }
+    }
+
+    /// True if one more step may be taken.
+    #[must_use]
+    pub fn allows_more(&self) -> bool {
+        let allows = self.steps.replace(self.steps.get() + 1) == 0 || micros() < self.end_us;
+        self.ran_out.set(!allows);
+        allows
+    }
+}
+
 /// The timer fired: does what is due, and sets it again if there is more to come.
 pub fn turn(ctx: Ctx<'_>) {
     STATE.with(|state| state.timer = None);
     settle_exec();
     let paused = filter::holds_writes_back();
     STATE.with(|state| state.doubt_held_back(paused, mono_now()));
-    resolve_doubts(ctx, CHANGES_PER_TURN);
-    cluster::refuse_foreign(ctx);
     let now = mono_now();
-    cluster::refuse_foreign_due(ctx, now);
-    STATE.with(|state| (0..CHANGES_PER_TURN).any(|_| !state.book.expire_next(now)));
+    let mut ran_out = false;
+    let mut within_budget = |work: &dyn Fn(&Budget)| {
+        let budget = Budget::of_us(WORK_US);
+        work(&budget);
+        ran_out |= budget.ran_out.get();
+    };
+    within_budget(&|budget| resolve_doubts(ctx, budget));
+    within_budget(&|budget| cluster::refuse_foreign(ctx, budget));
+    within_budget(&|budget| end_leases(ctx, now, budget));
     tagging::forget_if_unasked();
     sweep::slice(ctx);
-    locking::turn(ctx);
-    pacing::turn(ctx, now);
+    within_budget(&|budget| locking::turn(ctx, budget));
+    within_budget(&|budget| pacing::turn(ctx, now, budget));
     if server_version() >= VERSION_7_2 {
-        answer_some();
+        delivery::begin();
     }
-    let more =
-        STATE.with(|state| state.book.has_answers() || state.locks.has_answers() || state.pacing.lines.has_answers());
-    events::before_sleep(ctx, if more { BeforeSleep::Call } else { BeforeSleep::Rest });
+    let goes_on = ran_out || delivery::has_more();
+    events::before_sleep(ctx, if goes_on { BeforeSleep::Call } else { BeforeSleep::Rest });
     stop_watching(ctx, now);
     schedule(ctx);
+}
+
+/// The server's own cron ran, which no step of the wall clock delays. A timer that should have fired is
+/// set anew.
+pub fn watch_over_timer(ctx: Ctx<'_>) {
+    let now = mono_now();
+    let is_overdue = |(_, due): &mut (Timer, MonoMillis)| *due < now;
+    if let Some((timer, _)) = STATE.with(|state| state.timer.take_if(is_overdue)) {
+        ctx.stop_timer(timer);
+        set_timer(ctx, now, 0);
+    }
+}
+
+/// Ends leases and waits that are over.
+fn end_leases(ctx: Ctx<'_>, now: MonoMillis, budget: &Budget) {
+    while budget.allows_more() {
+        if !cluster::refuse_foreign_due(ctx, now) && !STATE.with(|state| state.book.expire_next(now)) {
+            break;
+        }
+    }
 }
 
 /// The server is about to wait for events, and there are answers left. On Redis 7.0 it first writes
@@ -69,7 +120,7 @@ pub fn turn(ctx: Ctx<'_>) {
 /// timer fires a millisecond later at the earliest, one that is set here at once.
 pub fn before_sleep(ctx: Ctx<'_>) {
     if server_version() < VERSION_7_2 {
-        answer_some();
+        delivery::begin();
     }
     if let Some((timer, _)) = STATE.with(|state| state.timer.take()) {
         ctx.stop_timer(timer);
@@ -77,18 +128,9 @@ pub fn before_sleep(ctx: Ctx<'_>) {
     set_timer(ctx, mono_now(), 0);
 }
 
-fn answer_some() {
-    let now = mono_now();
-    for _ in 0..ANSWERS_PER_TURN {
-        if !blocked::answer_next(now) && !locking::answer_next() && !pacing::answer_next() {
-            break;
-        }
-    }
-}
-
-/// Resolves what plain commands may have done to any key with a lease, to `most` of them.
-pub fn resolve_doubts(ctx: Ctx<'_>, most: usize) {
-    for _ in 0..most {
+/// Resolves what plain commands may have done to any key with a lease, as far as the budget goes.
+pub fn resolve_doubts(ctx: Ctx<'_>, budget: &Budget) {
+    while budget.allows_more() {
         let Some(slot) = STATE.with(|state| state.book.next_doubted()) else { break };
         resolve(ctx, &slot);
     }
@@ -106,7 +148,7 @@ pub fn resolve_doubt(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
 /// seen to begin to run are over, and the caller is in none.
 pub fn note_direct(ctx: Ctx<'_>) {
     let unsure = STATE.with(|state| state.watch.as_ref().is_some_and(|(_, watch)| watch.has_transactions()));
-    if unsure && !ctx.situation().denies_blocking() {
+    if unsure && !ctx.is_nested(ctx.situation()) {
         let client = ctx.client_id();
         STATE.with(|state| state.watch.iter_mut().for_each(|(_, watch)| watch.forget(client)));
         settle_exec();

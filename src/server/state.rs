@@ -5,6 +5,7 @@
 
 use super::blocked::Parking;
 use super::config;
+use super::delivery::Slice;
 use super::ffi::events::BeforeSleep;
 use super::ffi::filter::Filter;
 use super::ffi::main_thread::MainThread;
@@ -43,6 +44,8 @@ pub struct State {
     pub probing: Vec<Slot>,
     /// Whether the module is called before the server sleeps.
     pub before_sleep: BeforeSleep,
+    /// The replies of this turn.
+    pub slice: Slice,
     /// When writes were last seen to be held back.
     pub paused_at: MonoMillis,
     /// When the filter is taken away again, if no lease is out by then.
@@ -65,6 +68,7 @@ impl Default for State {
             probe_at: None,
             probing: Vec::new(),
             before_sleep: BeforeSleep::default(),
+            slice: Slice::default(),
             paused_at: MonoMillis::default(),
             watch_until: MonoMillis::default(),
         }

@@ -133,16 +133,12 @@ impl LeaseBook {
         queued.map(|(key, flight)| Slot { db: flight.db, key: Rc::clone(key) }).collect()
     }
 
-    /// Keys whose lease is due to end at `now` and that somebody waits for, at most `count`.
+    /// The key whose lease [`Self::expire_next`] would hand over at `now`, if that is what it would do.
     #[must_use]
-    pub fn due_and_waited_for(&self, count: usize, now: MonoMillis) -> Vec<Slot> {
-        let due = self.due.iter().take_while(|(at, _)| *at <= now);
-        let slots = due.filter_map(|(_, due)| match due {
-            Due::Lease(slot) => Some(slot),
-            Due::Wait(_) | Due::Retry(_) => None,
-        });
-        let waited = |slot: &&Slot| self.find(slot.db, &slot.key).is_some_and(|flight| !flight.queue.is_empty());
-        slots.filter(waited).take(count).cloned().collect()
+    pub fn next_handover(&self, now: MonoMillis) -> Option<Slot> {
+        let (_, Due::Lease(slot)) = self.due.first().filter(|(at, _)| *at <= now)? else { return None };
+        let is_waited_for = !self.find(slot.db, &slot.key)?.queue.is_empty();
+        is_waited_for.then(|| slot.clone())
     }
 
     /// Why nobody is granted the lease on `key` now, if so.

@@ -13,6 +13,8 @@ use crate::server::tagging;
 
 const COUNT_DEFAULT: u64 = 10;
 const COUNT_MAX: u64 = 10_000;
+/// Time for looking at keys with leases that plain commands may have ended, in microseconds.
+const LOOKS_US: u64 = 1_000;
 
 /// `CACHE.INSPECT key`
 pub fn inspect(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
@@ -90,7 +92,7 @@ pub fn leases(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         }
     }
     pump::note_direct(ctx);
-    pump::resolve_doubts(ctx, usize::MAX);
+    pump::resolve_doubts(ctx, &pump::Budget::of_us(LOOKS_US));
     let (count, now) = (count.unwrap_or(COUNT_DEFAULT), mono_now());
     let leases = STATE.with(|state| state.book.views(usize::try_from(count).unwrap_or(usize::MAX), now));
     ctx.reply_array(leases.len());

@@ -88,7 +88,7 @@ pub fn lock(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         return replay(ctx, name, owner, &given);
     }
     let now = locking::now();
-    let wait_ms = admissible_wait(&given, situation, now.unix)?;
+    let wait_ms = admissible_wait(ctx, &given, situation, now.unix)?;
     let db = ctx.db();
     let mut key = open(ctx, db, name)?;
     if key.value::<Lock>().is_some_and(|lock| lock.overdue(now.unix).is_some()) {
@@ -118,7 +118,7 @@ pub fn lock(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         Asked::Parked(id) => {
             drop(key);
             pump::schedule(ctx);
-            return locking::park(ctx, argv, id, tell);
+            return locking::park(ctx, id, tell);
         }
         Asked::Busy => ctx.reply_nil(),
         Asked::Clash(mode) => return Err(Error::HeldAs(mode)),
@@ -129,7 +129,7 @@ pub fn lock(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 }
 
 /// How long the caller may wait, in milliseconds.
-fn admissible_wait(given: &Given, situation: Option<Situation>, now: UnixMillis) -> Result<u64, Error> {
+fn admissible_wait(ctx: Ctx<'_>, given: &Given, situation: Option<Situation>, now: UnixMillis) -> Result<u64, Error> {
     if matches!(given.term, Term::Until(at) if at <= now) {
         return Err(Error::Past("PXAT"));
     }
@@ -143,7 +143,8 @@ fn admissible_wait(given: &Given, situation: Option<Situation>, now: UnixMillis)
     if situation.is_script() && given.bond == Bond::Bound {
         return Err(Error::NotInScript("BIND"));
     }
-    Ok(if situation.denies_blocking() { 0 } else { given.wait_ms.unwrap_or(0) })
+    let wait_ms = given.wait_ms.unwrap_or(0);
+    Ok(if wait_ms > 0 && ctx.is_nested(situation) { 0 } else { wait_ms })
 }
 
 /// What a primary granted, told to its replica or written to a file: it is so, whatever the clock

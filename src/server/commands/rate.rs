@@ -122,10 +122,10 @@ pub fn ratelimit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     };
     if let (Mode::Decide(Some(wait_ms @ 1..)), 0, Some(retry_ms)) = (mode, verdict.allowed, verdict.retry_after_ms) {
         let waiting = STATE.with(|state| state.waiting());
-        if waiting < config::max_waiters() && !ctx.situation().denies_blocking() {
+        if waiting < config::max_waiters() && !ctx.is_nested(ctx.situation()) {
             let slot = Slot { db: ctx.db(), key: name.bytes().into() };
             let waiter = Waiter { slot, plan, ask, deadline: mono_now().after(wait_ms) };
-            return pacing::park(ctx, argv, waiter, (verdict, retry_ms), tell);
+            return pacing::park(ctx, waiter, retry_ms, tell);
         }
     }
     if !matches!(mode, Mode::Peek) {

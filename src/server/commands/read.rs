@@ -87,7 +87,7 @@ pub fn getsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let wait_ms = terms.wait_ms.unwrap_or_else(|| config::WAIT_MS.get());
     match regard(ctx, name, &terms, wait_ms)? {
         Came::Row(row) => row.reply(ctx, terms.form),
-        Came::Parked(id) => blocked::park(ctx, argv, id, tell_one),
+        Came::Parked(id) => blocked::park(ctx, id, tell_one),
     }
 }
 
@@ -225,7 +225,7 @@ fn caller(ctx: Ctx<'_>, terms: &Terms, wait_ms: u64) -> Result<Caller, Error> {
     }
     Ok(Caller {
         client: ctx.client_id(),
-        wait_ms: if situation.denies_blocking() { 0 } else { wait_ms },
+        wait_ms: if wait_ms > 0 && ctx.is_nested(situation) { 0 } else { wait_ms },
         lease_ms: terms.lease_ms.unwrap_or_else(|| config::LEASE_MS.get()),
         bond: terms.bond,
     })
@@ -293,7 +293,7 @@ pub fn mgetsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
             });
             pump::schedule(ctx);
             if let Some(id) = parked {
-                return blocked::park(ctx, argv, id, tell_many);
+                return blocked::park(ctx, id, tell_many);
             }
         }
     }

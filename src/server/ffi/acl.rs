@@ -1,6 +1,7 @@
-//! What the calling user may do to keys that it does not name.
+//! What the calling user may do: to keys that it does not name, and when it has waited.
 
 use super::context::{Arg, Ctx};
+use super::entry_point::ArgVec;
 use super::OK;
 use redis_module::raw;
 use std::ffi::c_int;
@@ -33,6 +34,19 @@ impl Ctx<'_> {
         (!user.is_null()).then_some(User(user))
     }
 
+    /// Whether the user of the calling connection may run `argv`, command and keys, now: permissions may
+    /// have been withdrawn since the server checked them. A connection that has no user may run anything.
+    #[must_use]
+    pub fn may_run(self, argv: ArgVec<'_>) -> bool {
+        let name = call!(RedisModule_GetClientUserNameById(self.raw, self.client_id().0));
+        if name.is_null() {
+            return true;
+        }
+        let user = call!(RedisModule_GetModuleUserFromUserName(name));
+        call!(RedisModule_FreeString(self.raw, name));
+        !user.is_null() && User(user).may_run(argv)
+    }
+
     /// Whether a user calls who is no connection's, as in a script. Redis 7.0 crashes if it is asked
     /// for the name where there is none, so that is found out by a call that needs one. HELLO is a
     /// command that no user can be denied.
@@ -47,6 +61,11 @@ impl Ctx<'_> {
 }
 
 impl User {
+    fn may_run(&self, argv: ArgVec<'_>) -> bool {
+        let argc = c_int::try_from(argv.len()).unwrap_or(c_int::MAX);
+        call!(RedisModule_ACLCheckCommandPermissions(self.0, argv.all().as_ptr().cast_mut(), argc)) == OK
+    }
+
     /// True if it may do that to any key whatever. A pattern for all keys covers the empty name and
     /// a random one, or every byte alone and repeated; one with any text in it covers neither. Two
     /// checks for most users, at most some hundreds.

@@ -4,7 +4,7 @@
 //! our answer falling into one turn lose the reply. The module keeps the deadlines and answers
 //! through [`Ctx::release`]; the timeout callback exists only so that `CLIENT UNBLOCK` works.
 
-use super::context::Ctx;
+use super::context::{micros, Ctx};
 use super::entry_point::{answer_command, function, guarded, ArgVec};
 use super::OK;
 use crate::server::error::Error;
@@ -12,6 +12,7 @@ use redis_module::raw;
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A parked connection. Used once, then gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +21,21 @@ pub struct Parked(*mut raw::RedisModuleBlockedClient);
 struct Delivery<A> {
     answer: A,
     heard: Cell<bool>,
+    made: fn(),
+}
+
+/// When the server began to make the replies of this turn, in microseconds; 0: it has not yet.
+static TELLING_SINCE: AtomicU64 = AtomicU64::new(0);
+
+/// A new turn: see [`telling_since`].
+pub fn restart_telling() {
+    TELLING_SINCE.store(0, Relaxed);
+}
+
+/// When the server began to make the first reply of this turn, in microseconds.
+#[must_use]
+pub fn telling_since() -> u64 {
+    TELLING_SINCE.load(Relaxed)
 }
 
 /// What a family of commands tells those it parked, and who learns what became of them.
@@ -34,6 +50,11 @@ pub trait Awaited: Sized + 'static {
     /// The answer was decided, but the connection was gone before it was written, or was told an
     /// error instead.
     fn unheard(&self, ctx: Ctx<'_>);
+
+    /// How large the reply is at most, in bytes; `None`: that is known only when it is made.
+    fn bytes_max(&self) -> Option<usize> {
+        Some(256)
+    }
 }
 
 /// Answers a connection that waited, in the form its command asked for.
@@ -43,9 +64,13 @@ impl<A, T: Fn(Ctx<'_>, ArgVec<'_>, &A) -> Result<(), Error> + Copy + 'static> Te
 
 impl Ctx<'_> {
     /// Parks the caller, to be answered by `tell`; `None` if it cannot be parked, and then nothing
-    /// was answered.
+    /// was answered. The server is not asked where it would refuse: Valkey 9 takes that for a fault of
+    /// the module.
     #[must_use]
     pub fn park<A: Awaited, T: Tell<A>>(self, _tell: T) -> Option<Parked> {
+        if self.situation().denies_blocking() {
+            return None;
+        }
         let (reply, unblock) = (reply::<A, T>, unblock::<A, T>);
         let parked = call!(RedisModule_BlockClient(self.raw, Some(reply), Some(unblock), Some(release::<A>), 0));
         if parked.is_null() {
@@ -58,9 +83,9 @@ impl Ctx<'_> {
 
 impl Parked {
     /// Lets the server answer the connection with `answer` as soon as it can. If the connection
-    /// is gone by then, [`Awaited::unheard`] is called.
-    pub fn answer<A: Awaited>(self, answer: A) {
-        let delivery = Box::into_raw(Box::new(Delivery { answer, heard: Cell::new(false) }));
+    /// is gone by then, [`Awaited::unheard`] is called. In either case `made` is called last.
+    pub fn answer<A: Awaited>(self, answer: A, made: fn()) {
+        let delivery = Box::into_raw(Box::new(Delivery { answer, heard: Cell::new(false), made }));
         let done = call!(RedisModule_UnblockClient(self.0, delivery.cast()));
         assert!(done == OK, "the server refused to unblock a client");
     }
@@ -68,6 +93,15 @@ impl Parked {
     fn let_go(self) {
         call!(RedisModule_UnblockClient(self.0, null_mut()));
     }
+}
+
+/// Tells `answer` to a user who may still run the command that waited. The server asks that of its own
+/// commands when it serves them; of a module's it does not.
+fn tell_if_permitted<A>(ctx: Ctx<'_>, args: ArgVec<'_>, answer: &A, tell: impl Tell<A>) -> Result<(), Error> {
+    if !ctx.may_run(args) {
+        return Err(Error::Withdrawn);
+    }
+    tell(ctx, args, answer)
 }
 
 /// The server is ready to write the answer.
@@ -80,9 +114,12 @@ unsafe extern "C" fn reply<A: Awaited, T: Tell<A>>(
     // SAFETY: the private data of a client unblocked with an answer is a `Delivery`, freed by
     // `release` after this.
     if let Some(delivery) = unsafe { data.as_ref() } {
+        if telling_since() == 0 {
+            TELLING_SINCE.store(micros(), Relaxed);
+        }
         let tell = function::<T>();
         let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
-            tell(ctx, args, &delivery.answer)?;
+            tell_if_permitted(ctx, args, &delivery.answer, tell)?;
             delivery.heard.set(true);
             Ok(())
         };
@@ -102,7 +139,7 @@ unsafe extern "C" fn unblock<A: Awaited, T: Tell<A>>(
     let tell = function::<T>();
     let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
         let answer = A::unblocked(ctx, parked);
-        tell(ctx, args, &answer).inspect_err(|_| answer.unheard(ctx))
+        tell_if_permitted(ctx, args, &answer, tell).inspect_err(|_| answer.unheard(ctx))
     };
     // SAFETY: the server passes the arguments of the command that waited.
     unsafe { answer_command(ctx, argv, argc, told) };
@@ -125,5 +162,6 @@ unsafe extern "C" fn release<A: Awaited>(ctx: *mut raw::RedisModuleCtx, data: *m
         if !delivery.heard.get() {
             delivery.answer.unheard(Ctx::new(ctx));
         }
+        (delivery.made)();
     });
 }

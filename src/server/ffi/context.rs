@@ -7,6 +7,19 @@ use crate::engine::waiters::{ClientId, DbId};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_long, c_longlong, CStr, CString};
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Bytes of all strings that were replied.
+static REPLIED: AtomicU64 = AtomicU64::new(0);
+/// What a string takes on its way beside its own bytes.
+const PER_STRING: u64 = 16;
+
+/// Bytes of all strings that were replied since the start of the server.
+#[inline]
+#[must_use]
+pub fn bytes_replied() -> u64 {
+    REPLIED.load(Relaxed)
+}
 
 /// The context the server passed to the callback that is running.
 #[derive(Clone, Copy)]
@@ -81,7 +94,8 @@ impl Situation {
         self.0 & flag as c_int != 0
     }
 
-    /// The caller cannot be parked: MULTI, a script, a function or a nested call.
+    /// The caller cannot be parked: MULTI, a script, a function, a nested call, or a connection that has
+    /// subscribed to a channel (Valkey 8.1 and later, RESP3).
     #[must_use]
     pub fn denies_blocking(self) -> bool {
         self.has(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING)
@@ -182,6 +196,23 @@ impl<'c> Ctx<'c> {
         Situation(call!(RedisModule_GetContextFlags(self.raw)))
     }
 
+    /// The caller is inside MULTI, a script, a function or a nested call: it is answered at once, however
+    /// long it would wait. A connection of its own that may not block, as it has subscribed, is not.
+    #[must_use]
+    pub fn is_nested(self, situation: Situation) -> bool {
+        let inside = raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA;
+        situation.denies_blocking() && (situation.has(inside) || !self.has_subscribed())
+    }
+
+    /// The calling connection has subscribed to a channel.
+    fn has_subscribed(self) -> bool {
+        // SAFETY: all fields of this plain structure may be zero.
+        let mut info: raw::RedisModuleClientInfo = unsafe { std::mem::zeroed() };
+        info.version = 1;
+        let known = call!(RedisModule_GetClientInfoById((&raw mut info).cast(), self.client_id().0)) == OK;
+        known && info.flags & u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_PUBSUB) != 0
+    }
+
     /// Writes a line to the server's log.
     pub fn log(self, level: Level, text: &str) {
         let level = match level {
@@ -195,6 +226,7 @@ impl<'c> Ctx<'c> {
     /// Answers with a byte string.
     #[inline]
     pub fn reply_bytes(self, bytes: &[u8]) {
+        REPLIED.store(bytes_replied() + bytes.len() as u64 + PER_STRING, Relaxed);
         call!(RedisModule_ReplyWithStringBuffer(self.raw, bytes.as_ptr().cast(), bytes.len()));
     }
 

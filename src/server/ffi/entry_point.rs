@@ -27,6 +27,11 @@ impl<'c> ArgVec<'c> {
         self.0.len()
     }
 
+    /// All of them, as the server's functions take them.
+    pub(super) fn all(self) -> &'c [*mut raw::RedisModuleString] {
+        self.0
+    }
+
     /// What follows the name, as the server's functions take it.
     pub(super) fn words(self) -> &'c [*mut raw::RedisModuleString] {
         self.0.get(1..).unwrap_or_default()

@@ -44,6 +44,7 @@ pub(super) fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
         && hear(ctx, raw::REDISMODULE_EVENT_SWAPDB, Some(swapped))
         && hear(ctx, raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, Some(role_changed))
         && hear(ctx, raw::REDISMODULE_EVENT_CLIENT_CHANGE, Some(client_changed))
+        && hear(ctx, raw::REDISMODULE_EVENT_CRON_LOOP, Some(cron_ran))
 }
 
 /// Begins or ends the calls of [`pump::before_sleep`]. Only from a timer: the server's list of
@@ -156,6 +157,15 @@ unsafe extern "C" fn keyspace_changed(
         }
     });
     OK
+}
+
+unsafe extern "C" fn cron_ran(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    _stage: u64,
+    _data: *mut c_void,
+) {
+    guarded((), || pump::watch_over_timer(Ctx::new(ctx)));
 }
 
 unsafe extern "C" fn sleeps(
