@@ -1,0 +1,133 @@
+"""How much the server does between two commands of others: little, whatever there is to do, and something of each family.
+
+Each waiter has a command behind its own in the same connection. That runs once the waiter is answered, before anything is
+done in a later turn: so it tells how many had been answered by then.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness import Herd, RawClient, Server, eventually, is_error
+from harness.line import LONG
+from harness.raw import encode
+
+Connect = Callable[..., RawClient]
+CROWD = 2_000
+LARGE = 1 << 20
+
+
+def stat(reply: bytes, name: str) -> int:
+    fields = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+    return int(fields[f"cacheguard_{name}"])
+
+
+def park_crowd(server: Server, holder: RawClient, herd: Herd) -> None:
+    assert holder.call("CACHE.GETSM", "crowded", "LEASE", LONG, "META")[0] == b"won"
+    herd.send("CACHE.GETSM", "crowded", "WAIT", LONG)
+    eventually(lambda: server.stats()["waiters"] == len(herd), 60)
+
+
+def ask_with_info(client: RawClient, *command: Any) -> RawClient:
+    """Asks, and has INFO run as soon as that is answered."""
+    return client.send_bytes(encode(*command) + encode("INFO", "cacheguard"))
+
+
+WAITS: dict[str, tuple[str, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...], Callable[[Any], bool]]] = {
+    # What counts it, what the holder asks, what the waiter asks, what frees it, whether the waiter got it.
+    "lock": (
+        "lock_waiters",
+        ("CACHE.LOCK", "k", "a", LONG),
+        ("CACHE.LOCK", "k", "b", LONG, "WAIT", LONG),
+        ("CACHE.UNLOCK", "k", "a"),
+        lambda reply: isinstance(reply, int),
+    ),
+    "limit": (
+        "limits_waiting",
+        ("CACHE.RATELIMIT", "k", 1, LONG),
+        ("CACHE.RATELIMIT", "k", 1, LONG, "WAIT", LONG),
+        ("CACHE.REFUND", "k", 1),
+        lambda reply: reply[0] == 1,
+    ),
+    "lease": (
+        "waiters",
+        ("CACHE.GETSM", "k", "LEASE", LONG, "META"),
+        ("CACHE.GETSM", "k", "WAIT", LONG, "META"),
+        ("CACHE.DEL", "k"),
+        lambda reply: reply[0] == b"won",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WAITS)
+def test_who_gets_a_right_is_told_before_a_crowd(server: Server, kind: str) -> None:
+    counts, hold, wait, free, is_granted = WAITS[kind]
+    holder, waiter = server.raw(), server.raw()
+    with server.herd(CROWD) as herd:
+        park_crowd(server, holder, herd)
+        assert not is_error(holder.call(*hold))
+        before = server.stats()[counts]
+        ask_with_info(waiter, *wait)
+        eventually(lambda: server.stats()[counts] == before + 1)
+        holder.pipeline([("CACHE.SETSM", "crowded", "v", LONG), free])
+        assert is_granted(waiter.recv())
+        assert stat(waiter.recv(), "waiters") > CROWD / 2, "the crowd was told first"
+        assert {answer.reply for answer in herd.collect(60) if answer is not None} == {b"v"}
+
+
+def in_the_first_turn(server: Server, clients: list[RawClient], *command: Any) -> Callable[[], int]:
+    """Lets all of them wait; the result, called once they are answered, tells how many were so in the first turn."""
+    for count, client in enumerate(clients, 1):
+        ask_with_info(client, *command)
+        eventually(lambda: server.stats()["waiters"] == count)  # noqa: B023
+
+    def count() -> int:
+        left = []
+        for client in clients:
+            assert not is_error(client.recv(30))
+            left.append(stat(client.recv(30), "waiters"))
+        return len(clients) - max(left)
+
+    return count
+
+
+def test_large_values_are_told_a_few_a_turn(server: Server, connect: Connect) -> None:
+    assert connect().call("CACHE.GETSM", "k", "LEASE", LONG, "META")[0] == b"won"
+    first = in_the_first_turn(server, [connect(timeout=30) for _ in range(20)], "CACHE.GETSM", "k", "WAIT", LONG)
+    assert server.call("CACHE.SETSM", "k", b"v" * LARGE, LONG) == b"OK"
+    assert 1 <= first() <= 4
+
+
+def test_many_large_rows_are_told_a_few_a_turn(server: Server, connect: Connect) -> None:
+    keys = [f"k{i}" for i in range(16)]
+    for key in keys:
+        assert connect().call("CACHE.GETSM", key, "LEASE", LONG, "META")[0] == b"won"
+    clients = [connect(timeout=30) for _ in range(20)]
+    first = in_the_first_turn(server, clients, "CACHE.MGETSM", len(keys), *keys, "WAIT", LONG)
+    server.control().pipeline([("CACHE.SETSM", key, b"v" * (LARGE // 16), LONG) for key in keys])
+    assert 1 <= first() <= 4
+
+
+def test_stale_values_of_unknown_size_are_told_a_few_a_turn(server: Server, connect: Connect) -> None:
+    """Those who wait for a fresher value are told to look, and what they see is large."""
+    assert server.call("CACHE.SETSM", "k", b"v" * LARGE, LONG, "TAGS", 1, "t") == b"OK"
+    assert server.call("CACHE.MARKSTALE", "t") == 1
+    assert connect().call("CACHE.GETSM", "k", "LEASE", LONG, "META")[0] == b"won"
+    clients = [connect(timeout=30) for _ in range(20)]
+    eventually(lambda: server.call("CACHE.INSPECT", "k")[1] == b"stale")
+    server.call("CACHE.INSPECT", "k")
+    import time
+
+    time.sleep(0.05)
+    first = in_the_first_turn(server, clients, "CACHE.GETSM", "k", "WAIT", LONG, "MAXSTALE", 1)
+    assert server.call("CACHE.SETSM", "k", b"w" * LARGE, LONG) == b"OK"
+    assert 1 <= first() <= 4
+
+
+def test_small_replies_are_told_by_the_hundred(server: Server, connect: Connect) -> None:
+    assert connect().call("CACHE.GETSM", "k", "LEASE", LONG, "META")[0] == b"won"
+    clients = [connect() for _ in range(60)]
+    first = in_the_first_turn(server, clients, "CACHE.GETSM", "k", "WAIT", LONG)
+    assert server.call("CACHE.SETSM", "k", b"v", LONG) == b"OK"
+    assert first() >= 16
