@@ -37,15 +37,30 @@ mod varint;
 use super::time::UnixMillis;
 use fixed::Fixed;
 use gcra::Gcra;
-use rules::{Algorithm, Amount, Ask, Plan, Verdict};
+use rules::{Algorithm, Amount, Ask, Plan, Rule, Usage, Verdict};
 use sliding::Sliding;
 
 /// The latest instant that is counted with; a later one is taken as this.
 pub const INSTANT_MAX: UnixMillis = UnixMillis(i64::MAX as u64 / 2);
 
 /// What was taken from a key, and under which rules.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Limits(Meter);
+#[derive(Clone, Debug)]
+pub struct Limits {
+    meter: Meter,
+    mark: Mark,
+}
+
+/// By which a value is known again as long as what was taken from it can be told from the rest: see
+/// [`Limits::mark`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(pub u64);
+
+/// Two are equal if they hold the same; by what they are known is no part of that.
+impl PartialEq for Limits {
+    fn eq(&self, other: &Self) -> bool {
+        self.meter == other.meter
+    }
+}
 
 #[derive(Clone, Debug, PartialEq)]
 enum Meter {
@@ -79,10 +94,18 @@ pub enum Change {
 trait Gauge {
     /// How many rules there are.
     fn rules(&self) -> usize;
-    /// The most that the rule `at` lets through at once.
-    fn limit(&self, at: usize) -> u64;
+    /// The rule `at`.
+    fn rule(&self, at: usize) -> Rule;
+    /// The most that it lets through at once.
+    fn limit(&self, at: usize) -> u64 {
+        self.rule(at).limit
+    }
+    /// Units that count now; a part of one counts as one.
+    fn used(&mut self, at: usize, now: UnixMillis) -> u64;
     /// Units that it would let through now.
-    fn room(&mut self, at: usize, now: UnixMillis) -> u64;
+    fn room(&mut self, at: usize, now: UnixMillis) -> u64 {
+        self.limit(at).saturating_sub(self.used(at, now))
+    }
     /// Milliseconds until it has room for `units`, for which it has none now; `None`: never.
     fn retry_ms(&self, at: usize, units: u64, now: UnixMillis) -> Option<u64>;
     /// Milliseconds until all of its room is back, once `units` more are taken.
@@ -103,11 +126,15 @@ impl Limits {
     /// Nothing taken yet.
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
-        Self(match plan.algorithm {
+        Self::of(match plan.algorithm {
             Algorithm::Sliding => Meter::Sliding(Sliding::new(plan.rules())),
             Algorithm::Fixed => Meter::Fixed(Fixed::new(plan.rules())),
             Algorithm::Gcra => Meter::Gcra(Gcra::new(plan.rules())),
         })
+    }
+
+    fn of(meter: Meter) -> Self {
+        Self { meter, mark: Mark::default() }
     }
 
     /// Weighs `ask` against the rules of `plan` and takes what is allowed. Rules other than those
@@ -137,7 +164,7 @@ impl Limits {
 
     #[inline]
     fn decide_as_is(&mut self, ask: Ask, now: UnixMillis) -> Verdict {
-        each_meter!(&mut self.0, meter => {
+        each_meter!(&mut self.meter, meter => {
             let verdict = weigh(meter, ask, now);
             if verdict.allowed > 0 {
                 meter.take(verdict.allowed, now);
@@ -146,14 +173,30 @@ impl Limits {
         })
     }
 
-    /// What [`Self::decide`] would say; changes nothing.
-    #[must_use]
-    pub fn foresee(&self, plan: &Plan, ask: Ask, now: UnixMillis) -> Verdict {
+    /// What [`Self::decide`] would say. Changes nothing but how far its rules have looked: so a crowd
+    /// that asks costs no copy of a long log.
+    pub fn foresee(&mut self, plan: &Plan, ask: Ask, now: UnixMillis) -> Verdict {
         let now = now.min(INSTANT_MAX);
-        let mut copy = self.clone();
-        copy.redate(now);
-        copy.adapt(plan, now);
-        each_meter!(&mut copy.0, meter => weigh(meter, ask, now))
+        let follows = self.follows(plan);
+        match (&mut self.meter, plan.algorithm) {
+            // A log that lies ahead is weighed as it will be dated: as long ago as it was at its end.
+            (Meter::Sliding(meter), Algorithm::Sliding) => {
+                let now = if meter.is_ahead(now) { UnixMillis(meter.log.last) } else { now };
+                match follows {
+                    true => weigh(meter, ask, now),
+                    false => meter.under(plan.rules(), |meter| weigh(meter, ask, now)),
+                }
+            }
+            (Meter::Sliding(meter), _) if !meter.is_ahead(now) => {
+                each_meter!(&mut self.adapted(plan, now).meter, meter => weigh(meter, ask, now))
+            }
+            _ => {
+                let mut copy = self.clone();
+                copy.redate(now);
+                copy.adapt(plan, now);
+                each_meter!(&mut copy.meter, meter => weigh(meter, ask, now))
+            }
+        }
     }
 
     /// Takes `units` at `at` under the rules of `plan`, asking nobody: the effect of a decision.
@@ -161,27 +204,78 @@ impl Limits {
         let at = at.min(INSTANT_MAX);
         self.redate(at);
         self.adapt(plan, at);
-        each_meter!(&mut self.0, meter => meter.take(units, at));
+        each_meter!(&mut self.meter, meter => meter.take(units, at));
     }
 
     /// Gives back up to `units` of those that were taken last and still count at `at`; how many.
-    /// With several rules, the most that any of them was given back.
+    /// With several rules, the most that any of them was given back. If it is 0, nothing changed.
     pub fn refund(&mut self, units: u64, at: UnixMillis) -> u64 {
         let at = at.min(INSTANT_MAX);
+        if self.counts_until().is_none() {
+            return 0;
+        }
         self.redate(at);
-        each_meter!(&mut self.0, meter => meter.refund(units, at))
+        each_meter!(&mut self.meter, meter => meter.refund(units, at))
+    }
+
+    /// Gives back up to `units` of those that were taken at `taken` and still count at `at`,
+    /// whatever was taken since; how many. If it is 0, nothing changed.
+    ///
+    /// A log is told just those. A count of a window and a bucket do not know who took what: there
+    /// as many go as are sure to be left of them. After a step of the clock back none are.
+    pub fn give_back(&mut self, units: u64, taken: UnixMillis, at: UnixMillis) -> u64 {
+        let at = at.min(INSTANT_MAX);
+        if taken > at || self.is_ahead(at) {
+            return 0;
+        }
+        each_meter!(&mut self.meter, meter => meter.give_back(units, taken, at))
+    }
+
+    /// The mark by which this value is known again; `next` if it has none yet. Copies have none, and
+    /// it loses its own as soon as the time of what was taken is not what it was.
+    pub fn mark(&mut self, next: impl FnOnce() -> Mark) -> Mark {
+        if self.mark == Mark::default() {
+            self.mark = next();
+        }
+        self.mark
+    }
+
+    /// True if it is still the value that was given `mark`.
+    #[must_use]
+    pub fn is_marked(&self, mark: Mark) -> bool {
+        self.mark == mark
+    }
+
+    /// The same for another key.
+    #[must_use]
+    pub fn unmarked(&self) -> Self {
+        Self { meter: self.meter.clone(), mark: Mark::default() }
+    }
+
+    /// How much of each rule is used at `now`, in the order of the rules.
+    pub fn usage(&mut self, now: UnixMillis) -> Vec<Usage> {
+        let mut now = now.min(INSTANT_MAX);
+        let mut copy = match &mut self.meter {
+            Meter::Sliding(meter) => {
+                now = if meter.is_ahead(now) { UnixMillis(meter.log.last) } else { now };
+                return usage(meter, now);
+            }
+            _ => self.clone(),
+        };
+        copy.redate(now);
+        each_meter!(&mut copy.meter, meter => usage(meter, now))
     }
 
     /// When nothing counts any more; `None` if nothing does now.
     #[must_use]
     pub fn counts_until(&self) -> Option<UnixMillis> {
-        each_meter!(&self.0, meter => meter.counts_until()).map(|at| at.min(INSTANT_MAX))
+        each_meter!(&self.meter, meter => meter.counts_until()).map(|at| at.min(INSTANT_MAX))
     }
 
     /// How requests are counted.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
-        match self.0 {
+        match self.meter {
             Meter::Sliding(_) => Algorithm::Sliding,
             Meter::Fixed(_) => Algorithm::Fixed,
             Meter::Gcra(_) => Algorithm::Gcra,
@@ -191,13 +285,34 @@ impl Limits {
     /// How much there is to free or to copy, in bytes beside the value itself.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        each_meter!(&self.0, meter => meter.heap_bytes())
+        each_meter!(&self.meter, meter => meter.heap_bytes())
+    }
+
+    /// True if anything lies in the future of `now`.
+    #[inline]
+    fn is_ahead(&self, now: UnixMillis) -> bool {
+        each_meter!(&self.meter, meter => meter.is_ahead(now))
     }
 
     /// Dates what lies in the future of `now` to now; true if anything did.
+    #[inline]
     fn redate(&mut self, now: UnixMillis) -> bool {
-        each_meter!(&mut self.0, meter => meter.redate(now))
+        let is_ahead = self.is_ahead(now);
+        if is_ahead {
+            self.mark = Mark::default();
+            each_meter!(&mut self.meter, meter => meter.redate(now));
+        }
+        is_ahead
     }
+}
+
+fn usage(meter: &mut impl Gauge, now: UnixMillis) -> Vec<Usage> {
+    let rules = 0..meter.rules();
+    let each = |at| {
+        let (rule, used) = (meter.rule(at), meter.used(at, now));
+        Usage { rule, used, remaining: meter.room(at, now), reset_ms: meter.reset_ms(at, 0, now) }
+    };
+    rules.map(each).collect()
 }
 
 /// What `ask` gets from all rules together. The tightest rule speaks: of several that refuse, the

@@ -4,22 +4,26 @@
 //! changes the key: the timer comes for it, never a retry. Its units are taken in the moment in
 //! which its answer is decided; if the connection is gone before the answer is written, they are
 //! given back.
+//!
+//! While the server holds writes back (`CLIENT PAUSE`, a failover, a shutdown) nothing is taken and
+//! nothing given back, but waits end when they should: a refusal changes nothing.
 
 use super::blocked::Parking;
 use super::delivery::{hand_out, HandedOver};
 use super::error::Error;
 use super::ffi::block::{Awaited, Parked, Tell};
-use super::ffi::context::{mono_now, unix_now, Arg, Ctx};
+use super::ffi::context::{mono_now, Arg, Ctx};
 use super::ffi::events;
 use super::ffi::filter;
-use super::keyspace::limits::{self as keyspace, Said};
+use super::keyspace::limits as keyspace;
 use super::pump::{self, Budget, HELD_BACK_MS};
 use super::state::STATE;
-use crate::engine::rate::queue::{Lines, Told, Turn, Waiter};
+use crate::engine::rate::queue::{Lines, Taken, Told, Turn, Waiter};
 use crate::engine::rate::rules::Verdict;
-use crate::engine::rate::Limits;
-use crate::engine::time::MonoMillis;
+use crate::engine::rate::Mark;
+use crate::engine::time::{MonoMillis, UnixMillis};
 use crate::engine::waiters::{DbId, Slot, WaiterId};
+use std::collections::BTreeMap;
 
 /// Who waits, and who that is.
 #[derive(Default)]
@@ -27,10 +31,11 @@ pub struct Pacing {
     /// The order of waiters.
     pub lines: Lines,
     parking: Parking,
-    /// Units of answers that nobody heard.
-    returns: Vec<(Slot, u64)>,
+    /// Units of answers that nobody heard, by the value and the time they were taken from.
+    returns: BTreeMap<(Slot, Mark, UnixMillis), u64>,
     /// While the server holds writes back: when to look again.
     held_back_until: Option<MonoMillis>,
+    last_mark: u64,
 }
 
 /// An answer, and the key it is about.
@@ -46,7 +51,7 @@ impl Paced {
     /// What the caller is told instead.
     pub fn verdict(&self) -> Result<Verdict, Error> {
         match self.told {
-            Told::Verdict(verdict) => Ok(verdict),
+            Told::Granted(verdict, _) | Told::Refused(verdict) => Ok(verdict),
             Told::WrongType => Err(Error::WrongType),
             Told::Readonly => Err(Error::ReadonlyLimit),
             Told::Moved => Err(Error::Moved),
@@ -61,11 +66,13 @@ impl Pacing {
         self.lines.has_answers() || !self.returns.is_empty() && self.held_back_until.is_none()
     }
 
-    /// When there is something to do next.
+    /// When there is something to do next. Waits end, whether writes are held back or not.
     #[must_use]
     pub fn next_due(&self) -> Option<MonoMillis> {
-        let due = self.lines.next_due().or_else(|| (!self.returns.is_empty()).then_some(MonoMillis(0)))?;
-        Some(self.held_back_until.map_or(due, |until| due.max(until)))
+        let returns = (!self.returns.is_empty()).then_some(MonoMillis(0));
+        let writes = [returns, self.lines.next_due()].into_iter().flatten().min();
+        let writes = writes.map(|due| self.held_back_until.map_or(due, |until| due.max(until)));
+        [writes, self.lines.next_deadline()].into_iter().flatten().min()
     }
 
     /// This server follows another one now, which has all units.
@@ -76,9 +83,15 @@ impl Pacing {
         self.returns.clear();
     }
 
+    /// A mark that no value has been given.
+    pub fn next_mark(&mut self) -> u64 {
+        self.last_mark += 1;
+        self.last_mark
+    }
+
     fn give_back(&mut self, slot: Slot, told: &Told) {
-        if let Told::Verdict(Verdict { allowed: units @ 1.., .. }) = told {
-            self.returns.push((slot, *units));
+        if let Told::Granted(_, Taken { units, at, mark }) = *told {
+            *self.returns.entry((slot, mark, at)).or_default() += units;
         }
     }
 }
@@ -91,14 +104,14 @@ pub fn line_ahead_ms(db: DbId, key: &[u8]) -> Option<u64> {
     Some(due.since(mono_now()))
 }
 
-/// Parks the caller at the end of the line before its key; `tell` answers it later. `retry_ms`: when
-/// its units will exist, if it is the first.
+/// Parks the caller at the end of the line before its key; `tell` answers it later. `look_ms`: when
+/// it is to be weighed, if it is the first.
 ///
 /// # Errors
 /// [`Error::CannotWait`].
-pub fn park(ctx: Ctx<'_>, waiter: Waiter, retry_ms: u64, tell: impl Tell<Paced>) -> Result<(), Error> {
+pub fn park(ctx: Ctx<'_>, waiter: Waiter, look_ms: u64, tell: impl Tell<Paced>) -> Result<(), Error> {
     let Some(parked) = ctx.park(tell) else { return Err(Error::CannotWait) };
-    let due = mono_now().after(retry_ms);
+    let due = mono_now().after(look_ms);
     STATE.with(|state| {
         let id = state.pacing.lines.join(waiter, due);
         state.pacing.parking.insert(id, parked);
@@ -129,21 +142,38 @@ pub fn turn(ctx: Ctx<'_>, now: MonoMillis, budget: &Budget) {
     }
     let held_back = filter::holds_writes_back();
     STATE.with(|state| state.pacing.held_back_until = held_back.then(|| now.after(HELD_BACK_MS)));
-    if held_back {
-        return;
-    }
-    while budget.allows_more() {
-        let Some((slot, units)) = STATE.with(|state| state.pacing.returns.pop()) else { break };
-        give_back(ctx, &slot, units);
+    if !held_back {
+        take_back(ctx, budget);
     }
     while budget.allows_more() {
         let next = STATE.with(|state| {
-            let turn = state.pacing.lines.next_turn(now)?;
+            let lines = &state.pacing.lines;
+            let turn = if held_back { lines.next_end(now)? } else { lines.next_turn(now)? };
             let (Turn::First(id) | Turn::Last(id) | Turn::Late(id)) = turn;
-            state.pacing.lines.get(id).cloned().map(|waiter| (turn, id, waiter))
+            lines.get(id).cloned().map(|waiter| (turn, id, waiter))
         });
         let Some((turn, id, waiter)) = next else { break };
+        let turn = if held_back { Turn::Late(id) } else { turn };
         weigh(ctx, turn, id, &waiter);
+    }
+}
+
+/// Gives back units that nobody heard of, to the values they were taken from. A server that follows
+/// another one does not: its primary has the data.
+fn take_back(ctx: Ctx<'_>, budget: &Budget) {
+    if STATE.with(|state| state.pacing.returns.is_empty()) {
+        return;
+    }
+    if ctx.situation().is_replica() {
+        STATE.with(|state| state.pacing.returns.clear());
+    }
+    while budget.allows_more() {
+        let next = STATE.with(|state| state.pacing.returns.pop_first());
+        let Some(((slot, mark, at), units)) = next else { break };
+        let given = ctx.within(slot.db, &slot.key, |name| keyspace::give_back(ctx, name, Taken { units, at, mark }));
+        if given {
+            STATE.with(|state| state.pacing.lines.hurry(slot.db, &slot.key));
+        }
     }
 }
 
@@ -155,21 +185,24 @@ fn weigh(ctx: Ctx<'_>, turn: Turn, id: WaiterId, waiter: &Waiter) {
         STATE.with(|state| state.pacing.lines.tell_all(slot, &Told::Moved));
         return;
     }
-    let told = ctx.within(slot.db, &slot.key, |name| match turn {
-        Turn::Late(_) => refusal(ctx, name, waiter),
-        Turn::First(_) | Turn::Last(_) => {
-            match keyspace::decide(ctx, name, Said { plan: &waiter.plan, words: None }, waiter.ask) {
-                Ok(verdict) => Told::Verdict(verdict),
-                Err(_) => Told::WrongType,
+    let (told, look_ms) = ctx.within(slot.db, &slot.key, |name| {
+        if let Turn::Late(_) = turn {
+            return (refusal(ctx, name, waiter), None);
+        }
+        match (keyspace::decide_for_waiter(ctx, name, &waiter.plan, waiter.ask), turn) {
+            (Err(_), _) => (Told::WrongType, None),
+            (Ok((verdict, taken)), _) if verdict.allowed > 0 => (Told::Granted(verdict, taken), None),
+            (Ok((verdict, _)), Turn::First(_)) => {
+                let look_ms = verdict.retry_after_ms.map(|retry_ms| keyspace::look_again_ms(ctx, name, retry_ms));
+                (Told::Refused(verdict), look_ms)
             }
+            (Ok((verdict, _)), _) => (Told::Refused(verdict), None),
         }
     });
     let now = mono_now();
-    STATE.with(|state| match (&told, turn) {
+    STATE.with(|state| match (&told, look_ms) {
         (Told::WrongType, _) => state.pacing.lines.tell_all(slot, &told),
-        (Told::Verdict(Verdict { allowed: 0, retry_after_ms: Some(ms), .. }), Turn::First(_)) => {
-            state.pacing.lines.postpone(slot, now.after(*ms));
-        }
+        (_, Some(look_ms)) => state.pacing.lines.postpone(slot, now.after(look_ms)),
         _ => state.pacing.lines.tell(id, told),
     });
 }
@@ -178,7 +211,7 @@ fn weigh(ctx: Ctx<'_>, turn: Turn, id: WaiterId, waiter: &Waiter) {
 fn refusal(ctx: Ctx<'_>, name: Arg<'_>, waiter: &Waiter) -> Told {
     let ahead_ms = line_ahead_ms(waiter.slot.db, name.bytes()).unwrap_or(0);
     match keyspace::foresee(ctx, name, &waiter.plan, waiter.ask) {
-        Ok(verdict) => Told::Verdict(behind(verdict, ahead_ms)),
+        Ok(verdict) => Told::Refused(behind(verdict, ahead_ms)),
         Err(_) => Told::WrongType,
     }
 }
@@ -201,16 +234,6 @@ pub fn answer_next() -> Option<HandedOver> {
         let (id, slot, told) = state.pacing.lines.deliver_next()?;
         Some((state.pacing.parking.take(id), Paced { slot, told }))
     }))
-}
-
-fn give_back(ctx: Ctx<'_>, slot: &Slot, units: u64) {
-    ctx.within(slot.db, &slot.key, |name| {
-        let mut key = ctx.open_write(name);
-        if key.value::<Limits>().is_some() {
-            keyspace::refund(ctx, &mut key, name, units, unix_now());
-        }
-    });
-    STATE.with(|state| state.pacing.lines.hurry(slot.db, &slot.key));
 }
 
 impl Awaited for Paced {

@@ -10,7 +10,7 @@ use super::gcra::{Bucket, Gcra, Pace};
 use super::log::Log;
 use super::rules::{Algorithm, Plan, Rule};
 use super::sliding::Sliding;
-use super::{Limits, Meter};
+use super::{Limits, Mark, Meter};
 use crate::engine::time::UnixMillis;
 
 impl Limits {
@@ -18,7 +18,7 @@ impl Limits {
     #[inline]
     pub(super) fn follows(&self, plan: &Plan) -> bool {
         let rules = plan.rules();
-        match (&self.0, plan.algorithm) {
+        match (&self.meter, plan.algorithm) {
             (Meter::Sliding(meter), Algorithm::Sliding) => meter.rules().eq(rules.iter().copied()),
             (Meter::Fixed(meter), Algorithm::Fixed) => meter.rules().eq(rules.iter().copied()),
             (Meter::Gcra(meter), Algorithm::Gcra) => {
@@ -35,21 +35,24 @@ impl Limits {
         }
     }
 
-    /// The same counted by the rules of `plan`. O(what is held).
+    /// The same counted by the rules of `plan`. A log stays what it was, so that what was taken can
+    /// be told by its time; all else counts as taken anew. O(what is held).
     pub(super) fn adapted(&self, plan: &Plan, now: UnixMillis) -> Self {
         let rules = plan.rules();
-        Self(match plan.algorithm {
+        let meter = match plan.algorithm {
             Algorithm::Sliding => Meter::Sliding(self.to_sliding(rules, now)),
             Algorithm::Fixed => Meter::Fixed(self.to_fixed(rules, now)),
             Algorithm::Gcra => {
                 let bucket = |rule: &Rule| self.to_bucket(Pace::of(*rule), now);
                 Meter::Gcra(Gcra { buckets: rules.iter().map(bucket).collect() })
             }
-        })
+        };
+        let stays = matches!((&self.meter, &meter), (Meter::Sliding(_), Meter::Sliding(_)));
+        Self { meter, mark: if stays { self.mark } else { Mark::default() } }
     }
 
     fn to_sliding(&self, rules: &[Rule], now: UnixMillis) -> Sliding {
-        let (units, at) = match &self.0 {
+        let (units, at) = match &self.meter {
             Meter::Sliding(meter) => return Sliding::with_log(rules, meter.log.clone()),
             Meter::Fixed(meter) => (most_units(meter, now), meter.last.min(now)),
             Meter::Gcra(meter) => (fullest(meter, now), now),
@@ -62,14 +65,14 @@ impl Limits {
     }
 
     fn to_fixed(&self, rules: &[Rule], now: UnixMillis) -> Fixed {
-        let last = match &self.0 {
+        let last = match &self.meter {
             Meter::Sliding(meter) => UnixMillis(meter.log.last),
             Meter::Fixed(meter) => meter.last,
             Meter::Gcra(_) => now,
         };
         let count = |rule: &Rule| {
             let mut count = Count::new(*rule, now);
-            count.units = match &self.0 {
+            count.units = match &self.meter {
                 Meter::Sliding(meter) => meter.units_since(count.start(), now),
                 Meter::Fixed(meter) => units_since(meter, count.start()),
                 Meter::Gcra(meter) => fullest(meter, now),
@@ -81,7 +84,7 @@ impl Limits {
 
     /// A bucket with what still counts.
     pub(super) fn to_bucket(&self, pace: Pace, now: UnixMillis) -> Bucket {
-        match &self.0 {
+        match &self.meter {
             Meter::Sliding(meter) => replay(meter, pace, now),
             Meter::Fixed(meter) => Bucket::filled(pace, pace.cost(most_units(meter, now)), now),
             Meter::Gcra(meter) => pour(meter, pace, now),

@@ -2,7 +2,8 @@
 //!
 //! One layout, three uses: the RDB stream, the digest, and the payload of `STATE`, by which an AOF
 //! rewrite makes the key anew. A payload is untrusted: reading never panics, checks every range,
-//! and takes nothing that no writer produces.
+//! and takes nothing that no writer produces. What it takes can be written and read again, whatever
+//! commands change it in between.
 //!
 //! Layout of encoding version 1: algorithm, number of rules, then
 //! - sliding: `limit`, `window_ms` for each rule; the instant of the last run; the log's bytes
@@ -10,7 +11,7 @@
 //! - GCRA: interval, parts, burst, and the upper and lower half of `empty_at` for each rule
 
 use super::few::Few;
-use super::fixed::{Count, Fixed};
+use super::fixed::{number, Count, Fixed, UNITS_COUNTED_MAX};
 use super::gcra::{Bucket, Gcra, Pace};
 use super::log::Log;
 use super::rules::{Algorithm, Rule, RULES_MAX, UNITS_MAX};
@@ -27,11 +28,10 @@ const FIXED: u64 = 1;
 const GCRA: u64 = 2;
 /// No bucket takes longer than this to leak empty, in parts of a millisecond.
 const TOLERANCE_MAX: u128 = DURATION_MS_MAX as u128 * UNITS_MAX as u128;
-const UNITS_COUNTED_MAX: u64 = u64::MAX / 2;
 
 /// Writes `limits`. O(what is held).
 pub fn encode(limits: &Limits, sink: &mut impl Sink) {
-    match &limits.0 {
+    match &limits.meter {
         Meter::Sliding(meter) => {
             begin(sink, SLIDING, meter.rules().len());
             meter.rules().for_each(|rule| put_rule(sink, rule));
@@ -83,7 +83,7 @@ pub fn decode(version: i32, source: &mut impl Source) -> Result<Limits, Corrupt>
         GCRA => Meter::Gcra(Gcra { buckets: take_all(rules, || take_bucket(source))? }),
         _ => return Err(Corrupt::OutOfRange),
     };
-    Ok(Limits(meter))
+    Ok(Limits::of(meter))
 }
 
 fn take(source: &mut impl Source) -> Result<u64, Corrupt> {
@@ -112,12 +112,14 @@ fn take_sliding(source: &mut impl Source, rules: usize) -> Result<Sliding, Corru
 }
 
 fn take_fixed(source: &mut impl Source, rules: usize) -> Result<Fixed, Corrupt> {
-    let counts = take_all(rules, || {
+    let counts: Few<Count> = take_all(rules, || {
         let rule = take_rule(source, Algorithm::Fixed)?;
-        let window = take_within(source, 0, INSTANT_MAX.0 / rule.window_ms)?;
+        let window = take(source)?;
         Ok(Count { rule, window, units: take_within(source, 0, UNITS_COUNTED_MAX)? })
     })?;
-    Ok(Fixed { counts, last: UnixMillis(take_within(source, 0, INSTANT_MAX.0)?) })
+    let last = UnixMillis(take_within(source, 0, INSTANT_MAX.0)?);
+    let of_that_time = counts.iter().all(|count| count.window == number(count.rule, last));
+    of_that_time.then_some(Fixed { counts, last }).ok_or(Corrupt::OutOfRange)
 }
 
 fn take_bucket(source: &mut impl Source) -> Result<Bucket, Corrupt> {
@@ -133,7 +135,7 @@ fn take_bucket(source: &mut impl Source) -> Result<Bucket, Corrupt> {
 
 /// Limits as one byte string: what `STATE` takes.
 #[derive(Clone, Debug, Default)]
-pub struct Packed(Vec<u8>);
+pub struct Packed(pub Vec<u8>);
 
 impl Sink for Packed {
     #[inline]

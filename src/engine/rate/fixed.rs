@@ -9,11 +9,14 @@ use super::rules::Rule;
 use super::Gauge;
 use crate::engine::time::UnixMillis;
 
+/// The most units that are counted.
+pub(super) const UNITS_COUNTED_MAX: u64 = u64::MAX / 2;
+
 /// A count a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Fixed {
     pub counts: Few<Count>,
-    /// When something was last taken.
+    /// When something was last taken: all counts are of the windows of that time.
     pub last: UnixMillis,
 }
 
@@ -50,7 +53,8 @@ impl Count {
     }
 }
 
-fn number(rule: Rule, now: UnixMillis) -> u64 {
+/// Which window of `rule` the instant `now` is in.
+pub(super) fn number(rule: Rule, now: UnixMillis) -> u64 {
     now.0 / rule.window_ms.max(1)
 }
 
@@ -66,7 +70,7 @@ impl Fixed {
 
     pub fn take(&mut self, units: u64, now: UnixMillis) {
         for count in self.counts.iter_mut() {
-            count.units = count.units_at(now).saturating_add(units);
+            count.units = count.units_at(now).saturating_add(units).min(UNITS_COUNTED_MAX);
             count.window = number(count.rule, now);
         }
         self.last = now;
@@ -75,27 +79,34 @@ impl Fixed {
     pub fn refund(&mut self, units: u64, now: UnixMillis) -> u64 {
         let mut most = 0;
         for count in self.counts.iter_mut() {
+            // A window that is over keeps its count: nothing is given back out of it.
             let given = count.units_at(now).min(units);
-            count.units = count.units_at(now) - given;
+            count.units -= given;
             most = most.max(given);
         }
         most
     }
 
+    /// Gives back up to `units` that were taken at `taken`, in each window that is still the same.
+    pub fn give_back(&mut self, units: u64, taken: UnixMillis, now: UnixMillis) -> u64 {
+        let mut most = 0;
+        for count in self.counts.iter_mut().filter(|count| number(count.rule, taken) == count.window) {
+            let given = count.units_at(now).min(units);
+            count.units -= given;
+            most = most.max(given);
+        }
+        most
+    }
+
+    /// True if it counts in a window to come.
+    pub fn is_ahead(&self, now: UnixMillis) -> bool {
+        self.counts.iter().any(|count| count.window > number(count.rule, now))
+    }
+
     /// A count of a window to come counts in the present one.
-    pub fn redate(&mut self, now: UnixMillis) -> bool {
-        let mut steps_back = false;
-        for count in self.counts.iter_mut() {
-            let window = number(count.rule, now);
-            if count.window > window {
-                count.window = window;
-                steps_back = true;
-            }
-        }
-        if steps_back {
-            self.last = now;
-        }
-        steps_back
+    pub fn redate(&mut self, now: UnixMillis) {
+        self.counts.iter_mut().for_each(|count| count.window = number(count.rule, now));
+        self.last = now;
     }
 
     pub fn counts_until(&self) -> Option<UnixMillis> {
@@ -112,12 +123,12 @@ impl Gauge for Fixed {
         self.counts.len()
     }
 
-    fn limit(&self, at: usize) -> u64 {
-        self.counts.get(at).map_or(0, |count| count.rule.limit)
+    fn rule(&self, at: usize) -> Rule {
+        self.counts.get(at).map_or(Rule::default(), |count| count.rule)
     }
 
-    fn room(&mut self, at: usize, now: UnixMillis) -> u64 {
-        self.counts.get(at).map_or(0, |count| count.rule.limit.saturating_sub(count.units_at(now)))
+    fn used(&mut self, at: usize, now: UnixMillis) -> u64 {
+        self.counts.get(at).map_or(0, |count| count.units_at(now))
     }
 
     fn retry_ms(&self, at: usize, units: u64, now: UnixMillis) -> Option<u64> {

@@ -121,19 +121,28 @@ impl Bucket {
 
     fn refund(&mut self, units: u64, now: UnixMillis) -> u64 {
         let given = self.units(now).min(units);
-        let level = self.level(now).saturating_sub(self.pace.cost(given));
-        self.empty_at = self.pace.instant(now) + level;
+        self.drain(self.pace.cost(given).min(self.level(now)));
         given
+    }
+
+    /// Of units that were taken at `taken`, at least that is still in the bucket which has not
+    /// leaked out of a bucket that held nothing else.
+    fn give_back(&mut self, units: u64, taken: UnixMillis, now: UnixMillis) -> u64 {
+        let leaked = self.pace.instant(UnixMillis(now.since(taken)));
+        let left = self.pace.cost(units).saturating_sub(leaked).min(self.level(now));
+        self.drain(left);
+        ceil_div(left, self.pace.interval.into())
+    }
+
+    /// Takes `parts` out of it, which are in it.
+    fn drain(&mut self, parts: u128) {
+        self.empty_at = self.empty_at.saturating_sub(parts);
     }
 
     /// A bucket cannot be more than full. It seems so after a step of the clock.
     #[inline]
-    pub fn redate(&mut self, now: UnixMillis) -> bool {
-        let steps_back = self.level(now) > self.pace.tolerance();
-        if steps_back {
-            *self = Self::filled(self.pace, u128::MAX, now);
-        }
-        steps_back
+    fn is_ahead(&self, now: UnixMillis) -> bool {
+        self.level(now) > self.pace.tolerance()
     }
 }
 
@@ -155,9 +164,21 @@ impl Gcra {
         self.buckets.iter_mut().map(|bucket| bucket.refund(units, now)).max().unwrap_or(0)
     }
 
+    pub fn give_back(&mut self, units: u64, taken: UnixMillis, now: UnixMillis) -> u64 {
+        self.buckets.iter_mut().map(|bucket| bucket.give_back(units, taken, now)).max().unwrap_or(0)
+    }
+
+    /// True if any bucket seems more than full.
     #[inline]
-    pub fn redate(&mut self, now: UnixMillis) -> bool {
-        self.buckets.iter_mut().map(|bucket| bucket.redate(now)).fold(false, |any, one| any | one)
+    pub fn is_ahead(&self, now: UnixMillis) -> bool {
+        self.buckets.iter().any(|bucket| bucket.is_ahead(now))
+    }
+
+    /// Those buckets are full now.
+    pub fn redate(&mut self, now: UnixMillis) {
+        for bucket in self.buckets.iter_mut().filter(|bucket| bucket.is_ahead(now)) {
+            *bucket = Bucket::filled(bucket.pace, u128::MAX, now);
+        }
     }
 
     pub fn counts_until(&self) -> Option<UnixMillis> {
@@ -177,6 +198,17 @@ impl Gauge for Gcra {
 
     fn limit(&self, at: usize) -> u64 {
         self.buckets.get(at).map_or(0, |bucket| bucket.pace.burst)
+    }
+
+    /// The window of a bucket is the time in which it leaks empty when it is full.
+    fn rule(&self, at: usize) -> Rule {
+        let rule =
+            |bucket: &Bucket| Rule { limit: bucket.pace.burst, window_ms: bucket.pace.ms(bucket.pace.tolerance()) };
+        self.buckets.get(at).map_or(Rule::default(), rule)
+    }
+
+    fn used(&mut self, at: usize, now: UnixMillis) -> u64 {
+        self.buckets.get(at).map_or(0, |bucket| bucket.units(now))
     }
 
     #[inline]

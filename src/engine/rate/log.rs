@@ -11,18 +11,20 @@
 //! a coarser clock. So was `VecDeque`, whose two halves make every reading of a number a branch.
 //!
 //! Instants here are wall time modulo 2⁶⁴: after a step of the clock the oldest may lie before 1970.
+//! The last one never does: it is what a payload tells.
 
 use super::varint;
+use crate::engine::time::DURATION_MS_MAX;
 
 /// Bytes in front that may lie idle before the rest is moved there.
 const IDLE_BYTES_MIN: usize = 64;
-/// The most bytes of a log. Only one filled by hand (`AT`) comes near; what is taken beyond counts
-/// as taken with the last run.
+/// No run starts at or behind this many bytes. Only a log filled by hand (`AT`) comes near; what is
+/// taken beyond counts as taken with the last run.
 const BYTES_MAX: usize = 16 << 20;
-/// The most units that all runs together can tell.
+/// The most bytes of a run.
+const RUN_BYTES_MAX: usize = 20;
+/// The most units that all runs together can tell; what is taken beyond is not counted.
 const UNITS_MAX: u64 = 1 << 62;
-/// The longest log in milliseconds.
-const SPAN_MS_MAX: u64 = 1 << 62;
 
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,15 @@ pub(super) struct Run {
     pub gap_ms: u64,
     /// Units; at least 1.
     pub units: u64,
+}
+
+impl Run {
+    fn append_to(self, bytes: &mut Vec<u8>) {
+        varint::push(bytes, self.gap_ms * 2);
+        if let Some(beyond) = self.units.checked_sub(2) {
+            varint::push(bytes, beyond * 2 + 1);
+        }
+    }
 }
 
 /// Runs, oldest first.
@@ -56,23 +67,26 @@ impl PartialEq for Log {
 
 impl Log {
     /// The log with these bytes, the last run of which was at `last`; `None` if no log has them.
-    /// O(length).
+    /// All runs lie within the longest window, and so does the one before the first. O(length).
     pub fn read(bytes: &[u8], last: u64) -> Option<Self> {
-        if bytes.is_empty() || bytes.len() > BYTES_MAX {
+        if bytes.is_empty() || bytes.len() >= BYTES_MAX + RUN_BYTES_MAX {
             return None;
         }
         let mut log = Self { bytes: bytes.to_vec(), last, ..Self::default() };
-        let (mut at, mut span_ms) = (0, 0u64);
+        let (mut at, mut first_gap_ms, mut span_ms) = (0, 0, 0u64);
         while at < bytes.len() {
-            let (run, next) = log.run(at)?;
-            if at > 0 && run.gap_ms == 0 || run.units > UNITS_MAX {
+            let (run, next) = log.run(at).filter(|(run, _)| at < BYTES_MAX && run.gap_ms < DURATION_MS_MAX)?;
+            match at {
+                0 => first_gap_ms = run.gap_ms,
+                _ => span_ms += Some(run.gap_ms).filter(|gap_ms| *gap_ms > 0)?,
+            }
+            log.units = log.units.checked_add(run.units).filter(|units| *units <= UNITS_MAX)?;
+            if span_ms >= DURATION_MS_MAX {
                 return None;
             }
-            span_ms = span_ms.checked_add(run.gap_ms).filter(|span| *span <= SPAN_MS_MAX)?;
-            log.units = log.units.checked_add(run.units).filter(|units| *units <= UNITS_MAX)?;
             at = next;
         }
-        log.origin = last.wrapping_sub(span_ms);
+        log.origin = last.wrapping_sub(span_ms + first_gap_ms);
         Some(log)
     }
 
@@ -119,19 +133,22 @@ impl Log {
 
     /// The last run, and where it starts.
     fn last_run(&self) -> Option<(Run, usize)> {
-        let (value, start) = varint::read_back(self.bytes())?;
+        self.run_before(self.bytes.len())
+    }
+
+    /// The run that ends at `end`, and where it starts.
+    fn run_before(&self, end: usize) -> Option<(Run, usize)> {
+        let bytes = self.bytes.get(self.head..end)?;
+        let (value, start) = varint::read_back(bytes)?;
         if value & 1 == 0 {
             return Some((Run { gap_ms: value / 2, units: 1 }, self.head + start));
         }
-        let (doubled, first) = varint::read_back(self.bytes().get(..start)?)?;
+        let (doubled, first) = varint::read_back(bytes.get(..start)?)?;
         Some((Run { gap_ms: doubled / 2, units: (value / 2).saturating_add(2) }, self.head + first))
     }
 
     fn write(&mut self, run: Run) {
-        varint::push(&mut self.bytes, run.gap_ms * 2);
-        if let Some(beyond) = run.units.checked_sub(2) {
-            varint::push(&mut self.bytes, beyond * 2 + 1);
-        }
+        run.append_to(&mut self.bytes);
     }
 
     /// Appends `units` taken at `at`, which is not before the last run. Where that run ends up.
@@ -143,9 +160,13 @@ impl Log {
             self.write(Run { gap_ms: 0, units });
             return 0;
         };
+        if units == 0 {
+            return start;
+        }
         self.units += units;
         let gap_ms = at.wrapping_sub(self.last);
-        if gap_ms == 0 || self.bytes.len() >= BYTES_MAX {
+        // What lies idle in front does not count: a copy has none of it, and is to end the same.
+        if gap_ms == 0 || self.bytes().len() >= BYTES_MAX {
             self.bytes.truncate(start);
             self.write(Run { units: last.units + units, ..last });
             return start;
@@ -157,7 +178,8 @@ impl Log {
         start
     }
 
-    /// Takes up to `units` off the last run: how many, and where the run started, or starts.
+    /// Takes up to `units` off the last run: how many, and where the run started, or starts. If the
+    /// run before it was before 1970, all move up so that this one is not.
     pub fn pop(&mut self, units: u64) -> Option<(u64, usize)> {
         let (run, start) = self.last_run()?;
         let popped = run.units.min(units);
@@ -166,9 +188,53 @@ impl Log {
         if popped < run.units {
             self.write(Run { units: run.units - popped, ..run });
         } else {
-            self.last = self.last.wrapping_sub(run.gap_ms);
+            let before = self.last.wrapping_sub(run.gap_ms);
+            let is_real = run.gap_ms <= self.last;
+            self.last = before;
+            if !is_real {
+                self.redate(0);
+            }
         }
         Some((popped, start))
+    }
+
+    /// Takes up to `units` off the run at the instant `at`, wherever it is: how many. Places and
+    /// instants of other runs may change. O(what came since, and its bytes).
+    pub fn take_off(&mut self, units: u64, at: u64) -> u64 {
+        let Some(age_ms) = self.last.checked_sub(at) else { return 0 };
+        let (mut end, mut run_age_ms) = (self.bytes.len(), 0);
+        while let Some((run, start)) = self.run_before(end) {
+            if run_age_ms > age_ms {
+                break;
+            }
+            if run_age_ms == age_ms {
+                return self.take_off_run(units, run, start, end);
+            }
+            (end, run_age_ms) = (start, run_age_ms + run.gap_ms);
+        }
+        0
+    }
+
+    fn take_off_run(&mut self, units: u64, run: Run, start: usize, end: usize) -> u64 {
+        if end == self.bytes.len() {
+            return self.pop(units).map_or(0, |(popped, _)| popped);
+        }
+        let popped = run.units.min(units);
+        let left = self.units.saturating_sub(popped);
+        let mut instead = Vec::with_capacity(RUN_BYTES_MAX);
+        let mut replaced = end;
+        if popped < run.units {
+            Run { units: run.units - popped, ..run }.append_to(&mut instead);
+        } else if start == self.head {
+            self.forget(end, self.origin.wrapping_add(run.gap_ms), left);
+            return popped;
+        } else if let Some((after, next)) = self.run(end) {
+            Run { gap_ms: run.gap_ms + after.gap_ms, ..after }.append_to(&mut instead);
+            replaced = next;
+        }
+        self.bytes.splice(start..replaced, instead);
+        self.units = left;
+        popped
     }
 
     /// Forgets the runs before `start`, the last of which was at `at`; `units` are left. By how
@@ -204,9 +270,9 @@ impl Log {
 
     /// Makes room for a run, a quarter more each time: a full log of a thousand is to be small.
     fn reserve(&mut self) {
-        const RUN_BYTES_MAX: usize = 10;
-        if self.bytes.capacity() - self.bytes.len() < RUN_BYTES_MAX {
-            self.bytes.reserve_exact((self.bytes.len() / 4).max(RUN_BYTES_MAX));
+        const RUN_BYTES_USUAL: usize = 10;
+        if self.bytes.capacity() - self.bytes.len() < RUN_BYTES_USUAL {
+            self.bytes.reserve_exact((self.bytes.len() / 4).max(RUN_BYTES_USUAL));
         }
     }
 }

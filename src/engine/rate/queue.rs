@@ -9,10 +9,11 @@
 //! each waiter for each unit.
 
 use super::rules::{Ask, Plan, Verdict};
-use crate::engine::time::MonoMillis;
+use super::Mark;
+use crate::engine::time::{MonoMillis, UnixMillis};
 use crate::engine::waiters::{DbId, Slot, WaiterId};
 use ahash::AHashMap;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// What a waiter waits for.
@@ -24,15 +25,30 @@ pub struct Waiter {
     pub plan: Plan,
     /// How much of it.
     pub ask: Ask,
+    /// Since when.
+    pub since: MonoMillis,
     /// When it is refused.
     pub deadline: MonoMillis,
+}
+
+/// Units that one who waited was given: what it takes to give them back, if nobody hears of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// How many.
+    pub units: u64,
+    /// When.
+    pub at: UnixMillis,
+    /// The value they were taken from.
+    pub mark: Mark,
 }
 
 /// What one who waited is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// Its units were taken from the key, or its wait ended.
-    Verdict(Verdict),
+    /// Its units were taken from the key.
+    Granted(Verdict, Taken),
+    /// Its wait ended.
+    Refused(Verdict),
     /// The key came to hold a value of another type.
     WrongType,
     /// This server became a replica.
@@ -52,6 +68,15 @@ pub enum Turn {
     Late(WaiterId),
 }
 
+/// The line before one key, for an observer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineView {
+    /// How many stand in it.
+    pub waiters: usize,
+    /// How long the oldest has waited, in milliseconds.
+    pub oldest_ms: u64,
+}
+
 #[derive(Debug, Default)]
 struct Line {
     waiting: BTreeSet<WaiterId>,
@@ -65,8 +90,11 @@ pub struct Lines {
     due: BTreeSet<(MonoMillis, Slot)>,
     deadlines: BTreeSet<(MonoMillis, WaiterId)>,
     waiters: AHashMap<WaiterId, Waiter>,
-    told: VecDeque<(WaiterId, Slot, Told)>,
+    /// Answers in the order in which they were decided, and where the answer of each is.
+    told: BTreeMap<u64, (WaiterId, Slot, Told)>,
+    told_at: AHashMap<WaiterId, u64>,
     last: u64,
+    last_told: u64,
 }
 
 impl Lines {
@@ -104,13 +132,20 @@ impl Lines {
     /// are due. It stays where it is. O(log n).
     #[must_use]
     pub fn next_turn(&self, now: MonoMillis) -> Option<Turn> {
-        if let Some((_, id)) = self.deadlines.first().filter(|(deadline, _)| *deadline <= now) {
-            let slot = &self.waiters.get(id)?.slot;
-            let is_first = self.line(slot.db, &slot.key)?.waiting.first() == Some(id);
-            return Some(if is_first { Turn::Last(*id) } else { Turn::Late(*id) });
-        }
-        let (_, slot) = self.due.first().filter(|(due, _)| *due <= now)?;
-        self.line(slot.db, &slot.key)?.waiting.first().copied().map(Turn::First)
+        self.next_end(now).or_else(|| {
+            let (_, slot) = self.due.first().filter(|(due, _)| *due <= now)?;
+            self.line(slot.db, &slot.key)?.waiting.first().copied().map(Turn::First)
+        })
+    }
+
+    /// One whose wait has ended by `now`. While writes are paused its is the only turn that comes:
+    /// it can be refused, which changes nothing. O(log n).
+    #[must_use]
+    pub fn next_end(&self, now: MonoMillis) -> Option<Turn> {
+        let (_, id) = self.deadlines.first().filter(|(deadline, _)| *deadline <= now)?;
+        let slot = &self.waiters.get(id)?.slot;
+        let is_first = self.line(slot.db, &slot.key)?.waiting.first() == Some(id);
+        Some(if is_first { Turn::Last(*id) } else { Turn::Late(*id) })
     }
 
     /// What `id` waits for, unless it was told or has left.
@@ -157,7 +192,9 @@ impl Lines {
     /// Tells `id`, which waits no longer. The next in line is weighed at once. O(log n).
     pub fn tell(&mut self, id: WaiterId, told: Told) {
         if let Some(waiter) = self.remove(id) {
-            self.told.push_back((id, waiter.slot, told));
+            self.last_told += 1;
+            self.told.insert(self.last_told, (id, waiter.slot, told));
+            self.told_at.insert(id, self.last_told);
         }
     }
 
@@ -167,14 +204,13 @@ impl Lines {
         waiting.into_iter().for_each(|id| self.tell(id, told.clone()));
     }
 
-    /// `id` gives its place up; if it was told already, what, and about which key. O(log n), or
-    /// O(answers on their way) if it was told.
+    /// `id` gives its place up; if it was told already, what, and about which key. O(log n).
     pub fn leave(&mut self, id: WaiterId) -> Option<(Slot, Told)> {
         if self.remove(id).is_some() {
             return None;
         }
-        let at = self.told.iter().position(|(told, ..)| *told == id)?;
-        self.told.remove(at).map(|(_, slot, told)| (slot, told))
+        let at = self.told_at.remove(&id)?;
+        self.told.remove(&at).map(|(_, slot, told)| (slot, told))
     }
 
     fn remove(&mut self, id: WaiterId) -> Option<Waiter> {
@@ -205,7 +241,12 @@ impl Lines {
 
     /// The next answer to deliver, in the order in which they were decided.
     pub fn deliver_next(&mut self) -> Option<(WaiterId, Slot, Told)> {
-        self.told.pop_front()
+        let (_, (id, slot, told)) = self.told.pop_first()?;
+        self.told_at.remove(&id);
+        if self.told.is_empty() {
+            self.told_at.shrink_to_fit();
+        }
+        Some((id, slot, told))
     }
 
     /// True if answers are on their way.
@@ -214,11 +255,24 @@ impl Lines {
         !self.told.is_empty()
     }
 
-    /// When somebody's turn comes next.
+    /// When the first of a line is to be weighed next.
     #[must_use]
     pub fn next_due(&self) -> Option<MonoMillis> {
-        let (due, deadline) = (self.due.first().map(|(at, _)| *at), self.deadlines.first().map(|(at, _)| *at));
-        due.into_iter().chain(deadline).min()
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// When the next wait ends.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<MonoMillis> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// The line before `key`.
+    #[must_use]
+    pub fn view(&self, db: DbId, key: &[u8], now: MonoMillis) -> LineView {
+        let Some(line) = self.line(db, key) else { return LineView::default() };
+        let oldest = line.waiting.first().and_then(|id| self.waiters.get(id));
+        LineView { waiters: line.waiting.len(), oldest_ms: oldest.map_or(0, |oldest| now.since(oldest.since)) }
     }
 
     /// How many wait.
@@ -254,11 +308,15 @@ mod tests {
 
     fn waiter(key: u8, deadline: u64) -> Waiter {
         let ask = Ask { units: 1, amount: Amount::Whole };
-        Waiter { slot: slot(key), plan: plan(1, 10), ask, deadline: MonoMillis(deadline) }
+        Waiter { slot: slot(key), plan: plan(1, 10), ask, since: MonoMillis(0), deadline: MonoMillis(deadline) }
     }
 
     fn verdict() -> Told {
-        Told::Verdict(Verdict { allowed: 1, limit: 1, remaining: 0, retry_after_ms: Some(0), reset_ms: 10 })
+        granted(Verdict { allowed: 1, limit: 1, remaining: 0, retry_after_ms: Some(0), reset_ms: 10 })
+    }
+
+    fn granted(verdict: Verdict) -> Told {
+        Told::Granted(verdict, Taken { units: verdict.allowed, at: UnixMillis(0), mark: Mark(1) })
     }
 
     #[test]
@@ -300,6 +358,47 @@ mod tests {
     }
 
     #[test]
+    fn while_writes_are_paused_waits_still_end() {
+        let mut lines = Lines::default();
+        let [first, second] = [90, 40].map(|deadline| lines.join(waiter(1, deadline), MonoMillis(10)));
+        assert_eq!((lines.next_due(), lines.next_deadline()), (Some(MonoMillis(10)), Some(MonoMillis(40))));
+        assert_eq!(lines.next_end(MonoMillis(39)), None, "though the first is due");
+        assert_eq!(lines.next_end(MonoMillis(40)), Some(Turn::Late(second)));
+        lines.tell(second, verdict());
+        assert_eq!(lines.next_end(MonoMillis(90)), Some(Turn::Last(first)));
+    }
+
+    #[test]
+    fn a_line_shows_how_long_its_oldest_has_waited() {
+        let mut lines = Lines::default();
+        let at = |since| Waiter { since: MonoMillis(since), ..waiter(1, 100) };
+        let [first, _] = [5, 8].map(|since| lines.join(at(since), MonoMillis(50)));
+        let view = |lines: &Lines| lines.view(0, &[1], MonoMillis(20));
+        assert_eq!(view(&lines), LineView { waiters: 2, oldest_ms: 15 });
+        lines.leave(first);
+        assert_eq!(view(&lines), LineView { waiters: 1, oldest_ms: 12 });
+        assert_eq!(lines.view(0, &[2], MonoMillis(20)), LineView::default());
+    }
+
+    /// Whoever hurries a line (its key was given another TTL, say) has the first weighed at once, and
+    /// is no reason to let it through: refused, it is weighed again when the server says.
+    #[test]
+    fn a_line_that_is_hurried_in_vain_goes_on_waiting() {
+        let mut lines = Lines::default();
+        let [first, _] = [1, 2].map(|_| lines.join(waiter(1, 100), MonoMillis(50)));
+        for due in [50, 30, 70] {
+            lines.postpone(&slot(1), MonoMillis(due));
+            assert!(lines.hurry(0, &[1]));
+            assert_eq!(
+                (lines.next_due(), lines.next_turn(MonoMillis(0))),
+                (Some(MonoMillis(0)), Some(Turn::First(first)))
+            );
+            lines.postpone(&slot(1), MonoMillis(due));
+            assert_eq!((lines.next_due(), lines.next_turn(MonoMillis(due - 1))), (Some(MonoMillis(due)), None));
+        }
+    }
+
+    #[test]
     fn a_change_of_a_key_hurries_its_line_alone() {
         let mut lines = Lines::default();
         let [one, _] = [1, 2].map(|key| lines.join(waiter(key, 100), MonoMillis(50)));
@@ -336,7 +435,7 @@ mod tests {
                 while let Some(Turn::First(id)) = lines.next_turn(MonoMillis(now)) {
                     let decision = limits.decide(&plan, ask, UnixMillis(now));
                     if decision.change == Change::Taken {
-                        lines.tell(id, Told::Verdict(decision.verdict));
+                        lines.tell(id, granted(decision.verdict));
                         through.push((id, now));
                     } else {
                         let retry_ms = decision.verdict.retry_after_ms.unwrap();

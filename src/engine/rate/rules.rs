@@ -74,6 +74,19 @@ pub struct Verdict {
     pub reset_ms: u64,
 }
 
+/// How much of a rule is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The rule.
+    pub rule: Rule,
+    /// Units that count; may be more than the limit where the rules have changed.
+    pub used: u64,
+    /// Units that are left.
+    pub remaining: u64,
+    /// Milliseconds until the rule is whole again if nobody comes.
+    pub reset_ms: u64,
+}
+
 impl Rule {
     /// True if a rule of `algorithm` may say this.
     #[must_use]

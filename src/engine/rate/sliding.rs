@@ -118,7 +118,7 @@ impl Sliding {
         self.look_from(now);
         self.views.iter_mut().for_each(|view| view.advance(&self.log, now.0));
         let counts = self.views.iter().map(|view| view.units).max().unwrap_or(0);
-        let mut left = units.min(counts);
+        let (mut left, origin) = (units.min(counts), self.log.origin);
         let given = left;
         while left > 0 {
             let Some((popped, start)) = self.log.pop(left) else { break };
@@ -132,16 +132,42 @@ impl Sliding {
                 }
             }
         }
+        if self.log.origin != origin {
+            self.look_again();
+        }
         given - left
     }
 
-    pub fn redate(&mut self, now: UnixMillis) -> bool {
-        let steps_back = !self.log.is_empty() && now.0 < self.log.last;
-        if steps_back {
-            self.log.redate(now.0);
+    /// Gives back up to `units` of those that were taken at `taken` and still count at `now`.
+    pub fn give_back(&mut self, units: u64, taken: UnixMillis, now: UnixMillis) -> u64 {
+        if !self.rules().any(|rule| now.since(taken) < rule.window_ms) {
+            return 0;
+        }
+        let given = self.log.take_off(units, taken.0);
+        if given > 0 {
             self.look_again();
         }
-        steps_back
+        given
+    }
+
+    /// True if the last taking lies in the future.
+    #[inline]
+    pub fn is_ahead(&self, now: UnixMillis) -> bool {
+        now.0 < self.log.last && !self.log.is_empty()
+    }
+
+    /// The last taking was now, and all others as long before it as they were.
+    pub fn redate(&mut self, now: UnixMillis) {
+        self.log.redate(now.0);
+        self.look_again();
+    }
+
+    /// The same log under other rules, for the time of `look`.
+    pub fn under<T>(&mut self, rules: &[Rule], look: impl FnOnce(&mut Self) -> T) -> T {
+        let mut other = Self::with_log(rules, std::mem::take(&mut self.log));
+        let seen = look(&mut other);
+        self.log = other.log;
+        seen
     }
 
     pub fn counts_until(&self) -> Option<UnixMillis> {
@@ -176,16 +202,16 @@ impl Gauge for Sliding {
         self.views.len()
     }
 
-    fn limit(&self, at: usize) -> u64 {
-        self.views.get(at).map_or(0, |view| view.rule.limit)
+    fn rule(&self, at: usize) -> Rule {
+        self.views.get(at).map_or(Rule::default(), |view| view.rule)
     }
 
     #[inline]
-    fn room(&mut self, at: usize, now: UnixMillis) -> u64 {
+    fn used(&mut self, at: usize, now: UnixMillis) -> u64 {
         self.look_from(now);
         let Some(view) = self.views.get_mut(at) else { return 0 };
         view.advance(&self.log, now.0);
-        view.rule.limit.saturating_sub(view.units)
+        view.units
     }
 
     fn retry_ms(&self, at: usize, units: u64, now: UnixMillis) -> Option<u64> {

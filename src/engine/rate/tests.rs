@@ -6,8 +6,11 @@ mod adapt;
 mod codec;
 mod fixed;
 mod gcra;
+mod give_back;
+mod reach;
 mod sliding;
 mod throttle;
+mod usage;
 
 use super::rules::{Algorithm, Amount, Ask, Plan, Rule, Verdict};
 use super::{Change, Decision, Limits};
@@ -129,7 +132,7 @@ proptest! {
             now = now.after(pause_ms);
             let before = all.clone();
             let verdict = all.decide(&together, ask, now).verdict;
-            let alone_would = each.iter().zip(&alone).map(|(limits, plan)| limits.foresee(plan, ask, now));
+            let alone_would = each.iter_mut().zip(&alone).map(|(limits, plan)| limits.foresee(plan, ask, now));
             let would: Vec<_> = alone_would.collect();
             prop_assert_eq!(verdict.allowed, would.iter().map(|verdict| verdict.allowed).min().unwrap());
             if verdict.allowed == 0 {
@@ -141,7 +144,7 @@ proptest! {
             for (limits, plan) in each.iter_mut().zip(&alone) {
                 limits.take(plan, verdict.allowed, now);
             }
-            let left = each.iter().zip(&alone).map(|(limits, plan)| room(limits, plan, now)).min().unwrap();
+            let left = each.iter_mut().zip(&alone).map(|(limits, plan)| room(limits, plan, now)).min().unwrap();
             prop_assert_eq!(verdict.remaining, left);
         }
     }
@@ -219,7 +222,7 @@ proptest! {
     #[test]
     fn what_was_just_taken_is_given_back_whole(plan in any_plan(), calls in calls(), ask in ask()) {
         let (mut limits, now) = after(&plan, &calls);
-        let before = limits.clone();
+        let mut before = limits.clone();
         let allowed = limits.decide(&plan, ask, now).verdict.allowed;
         prop_assert_eq!(limits.refund(allowed, now), allowed);
         for units in [1, 2, 5, ask.units] {
@@ -268,7 +271,7 @@ proptest! {
 }
 
 /// What a rule of its own has left.
-fn room(limits: &Limits, plan: &Plan, now: UnixMillis) -> u64 {
+fn room(limits: &mut Limits, plan: &Plan, now: UnixMillis) -> u64 {
     match limits.foresee(plan, whole(u64::MAX / 4), now) {
         Verdict { allowed: 0, remaining, .. } => remaining,
         verdict => panic!("allowed {verdict:?}"),

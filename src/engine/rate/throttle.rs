@@ -10,6 +10,7 @@
 //! then is let through; and what remains is exact at any rate (redis-cell divides microseconds that
 //! were cut off, and tells more than the limit where the interval is short and the burst is large).
 
+use super::few::Few;
 use super::gcra::{Bucket, Gcra, Pace};
 use super::rules::UNITS_MAX;
 use super::{Limits, Meter};
@@ -63,13 +64,19 @@ impl Throttle {
     pub fn look(self) -> Self {
         Self { quantity: 0, ..self }
     }
+
+    /// False if the bucket never holds so much.
+    #[must_use]
+    pub fn can_ever_fit(self) -> bool {
+        self.quantity <= self.pace.burst
+    }
 }
 
 impl Limits {
     /// Nothing taken yet, under the rule of `throttle`.
     #[must_use]
     pub fn throttled(throttle: &Throttle) -> Self {
-        Self(Meter::Gcra(Gcra::one(Bucket::new(throttle.pace))))
+        Self::of(Meter::Gcra(Gcra::one(Bucket::new(throttle.pace))))
     }
 
     /// Asks for `throttle.quantity` units, and takes them if they are there. O(1) on the state of
@@ -77,29 +84,30 @@ impl Limits {
     pub fn throttle(&mut self, throttle: &Throttle, now: UnixMillis) -> Throttled {
         let now = now.min(super::INSTANT_MAX);
         let redated = self.redate(now);
-        let (pace, quantity) = (throttle.pace, throttle.quantity);
-        let mut bucket = self.bucket_at(pace, now);
-        let full = bucket.level(now) + pace.cost(quantity);
-        let limited = full > pace.tolerance();
-        let taken = !limited && quantity > 0;
-        let retry_after_s = if limited { bucket.retry_ms(quantity, now).map(|ms| ms.div_ceil(1_000)) } else { None };
-        if taken {
-            bucket.take(quantity, now);
+        let (answer, taken) = weigh(self.bucket_at(throttle.pace, now), throttle, now);
+        if let Some(bucket) = taken {
             self.keep(bucket);
         }
-        Throttled {
-            limited,
-            limit: pace.burst,
-            remaining: bucket.room(now),
-            retry_after_s,
-            reset_after_s: seconds(bucket.level(now)),
-            changed: taken || redated,
-        }
+        Throttled { changed: answer.changed || redated, ..answer }
+    }
+
+    /// What [`Self::throttle`] would say; changes nothing.
+    #[must_use]
+    pub fn foresee_throttle(&self, throttle: &Throttle, now: UnixMillis) -> Throttled {
+        let now = now.min(super::INSTANT_MAX);
+        let bucket = if self.is_ahead(now) {
+            let mut copy = self.clone();
+            copy.redate(now);
+            copy.bucket_at(throttle.pace, now)
+        } else {
+            self.bucket_at(throttle.pace, now)
+        };
+        weigh(bucket, throttle, now).0
     }
 
     /// The bucket as it stands, or with what still counts of another.
     fn bucket_at(&self, pace: Pace, now: UnixMillis) -> Bucket {
-        match &self.0 {
+        match &self.meter {
             Meter::Gcra(meter) => match &*meter.buckets {
                 [bucket] if bucket.pace.parts == pace.parts => Bucket { pace, ..*bucket },
                 _ => self.to_bucket(pace, now),
@@ -109,14 +117,31 @@ impl Limits {
     }
 
     fn keep(&mut self, bucket: Bucket) {
-        match &mut self.0 {
-            Meter::Gcra(meter) => match &mut *meter.buckets {
-                [only] => *only = bucket,
-                _ => *meter = Gcra::one(bucket),
-            },
-            _ => self.0 = Meter::Gcra(Gcra::one(bucket)),
+        match &mut self.meter {
+            Meter::Gcra(Gcra { buckets: Few::One([only]) }) if only.pace == bucket.pace => *only = bucket,
+            _ => *self = Self::of(Meter::Gcra(Gcra::one(bucket))),
         }
     }
+}
+
+/// The answer to `throttle`, and the bucket with its units in it where it is given them.
+fn weigh(mut bucket: Bucket, throttle: &Throttle, now: UnixMillis) -> (Throttled, Option<Bucket>) {
+    let Throttle { pace, quantity } = *throttle;
+    let limited = bucket.level(now) + pace.cost(quantity) > pace.tolerance();
+    let taken = !limited && quantity > 0;
+    let retry_after_s = if limited { bucket.retry_ms(quantity, now).map(|ms| ms.div_ceil(1_000)) } else { None };
+    if taken {
+        bucket.take(quantity, now);
+    }
+    let answer = Throttled {
+        limited,
+        limit: pace.burst,
+        remaining: bucket.room(now),
+        retry_after_s,
+        reset_after_s: seconds(bucket.level(now)),
+        changed: taken,
+    };
+    (answer, taken.then_some(bucket))
 }
 
 /// Nanoseconds in seconds: what is less than a millisecond is cut off, the rest rounded up.

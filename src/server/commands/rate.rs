@@ -1,17 +1,17 @@
-//! `CACHE.RATELIMIT` and `CACHE.REFUND`: limits of how much may be done in a time.
+//! `CACHE.RATELIMIT`, its read-only twin, `CACHE.REFUND` and `CACHE.LIMITINFO`: limits of how much may
+//! be done in a time.
 
 use crate::engine::rate::codec::unpack;
 use crate::engine::rate::queue::Waiter;
 use crate::engine::rate::rules::{Algorithm, Amount, Ask, Plan, Rule, Verdict, RULES_MAX, UNITS_MAX};
-use crate::engine::rate::{Limits, INSTANT_MAX};
+use crate::engine::rate::INSTANT_MAX;
 use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
 use crate::engine::waiters::Slot;
 use crate::server::args::{Args, Word};
 use crate::server::error::Error;
 use crate::server::ffi::context::{mono_now, unix_now, Arg, Ctx};
 use crate::server::ffi::entry_point::ArgVec;
-use crate::server::ffi::key::Holds;
-use crate::server::keyspace::limits::{self as keyspace, Said};
+use crate::server::keyspace::limits::{self as keyspace, Said, Which};
 use crate::server::pacing::{self, Paced};
 use crate::server::state::STATE;
 use crate::server::{config, info};
@@ -34,8 +34,17 @@ enum Mode {
     Take(UnixMillis),
 }
 
+/// Which command is parsed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// The one that takes.
+    Full,
+    /// The one that only looks, and so knows neither `WAIT` nor `AT`.
+    ReadOnly,
+}
+
 impl Terms {
-    fn parse(args: &mut Args<'_>) -> Result<Self, Error> {
+    fn parse(args: &mut Args<'_>, form: Form) -> Result<Self, Error> {
         let mut plan = Plan::new(Algorithm::default());
         loop {
             let limit = args.integer("limit", 1, UNITS_MAX)?;
@@ -53,8 +62,8 @@ impl Terms {
             match word.as_bytes() {
                 b"COST" => args.integer_once(&mut cost, "COST", 1, UNITS_MAX)?,
                 b"ALGORITHM" => args.once(&mut algorithm, "ALGORITHM")?,
-                b"WAIT" => args.integer_once(&mut wait_ms, "WAIT", 0, DURATION_MS_MAX)?,
-                b"AT" => args.integer_once(&mut at, "AT", 1, INSTANT_MAX.0)?,
+                b"WAIT" if form == Form::Full => args.integer_once(&mut wait_ms, "WAIT", 0, DURATION_MS_MAX)?,
+                b"AT" if form == Form::Full => args.integer_once(&mut at, "AT", 1, INSTANT_MAX.0)?,
                 b"PEEK" if !peek => peek = true,
                 b"PEEK" => return Err(Error::Repeated("PEEK")),
                 b"PARTIAL" if amount == Amount::Whole => amount = Amount::Partial,
@@ -104,7 +113,7 @@ pub fn ratelimit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     if args.peek("limit").is_ok_and(|next| Word::new(next.bytes()).as_bytes() == b"STATE") {
         return restore(ctx, name, &mut args);
     }
-    let Terms { plan, ask, mode } = Terms::parse(&mut args)?;
+    let Terms { plan, ask, mode } = Terms::parse(&mut args, Form::Full)?;
     let plainly = matches!(mode, Mode::Decide(None)) && ask.amount == Amount::Whole;
     let said = Said { plan: &plan, words: plainly.then_some(argv) };
     let ahead_ms = pacing::line_ahead_ms(ctx.db(), name.bytes());
@@ -124,13 +133,30 @@ pub fn ratelimit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         let waiting = STATE.with(|state| state.waiting());
         if waiting < config::max_waiters() && !ctx.is_nested(ctx.situation()) {
             let slot = Slot { db: ctx.db(), key: name.bytes().into() };
-            let waiter = Waiter { slot, plan, ask, deadline: mono_now().after(wait_ms) };
-            return pacing::park(ctx, waiter, retry_ms, tell);
+            let since = mono_now();
+            let waiter = Waiter { slot, plan, ask, since, deadline: since.after(wait_ms) };
+            let look_ms = keyspace::look_again_ms(ctx, name, retry_ms);
+            return pacing::park(ctx, waiter, look_ms, tell);
         }
     }
     if !matches!(mode, Mode::Peek) {
         count(&verdict);
     }
+    reply(ctx, &verdict);
+    Ok(())
+}
+
+/// `CACHE.RATELIMIT_RO key limit window [limit window ...] [COST n] [ALGORITHM SLIDING|FIXED|GCRA]
+/// [PARTIAL] [PEEK]`: what `CACHE.RATELIMIT … PEEK` says, where nothing may be written.
+pub fn ratelimit_ro(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
+    let mut args = Args::new(argv);
+    let name = args.next("key")?;
+    let Terms { plan, ask, .. } = Terms::parse(&mut args, Form::ReadOnly)?;
+    let verdict = keyspace::foresee(ctx, name, &plan, ask)?;
+    let verdict = match pacing::line_ahead_ms(ctx.db(), name.bytes()) {
+        Some(ahead_ms) => pacing::behind(verdict, ahead_ms),
+        None => verdict,
+    };
     reply(ctx, &verdict);
     Ok(())
 }
@@ -180,28 +206,62 @@ fn restore(ctx: Ctx<'_>, name: Arg<'_>, args: &mut Args<'_>) -> Result<(), Error
     Ok(())
 }
 
-/// `CACHE.REFUND key n [AT unix-ms]`
+/// `CACHE.REFUND key n [AT unix-ms] [TAKEN unix-ms]`
 pub fn refund(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let name = args.next("key")?;
     let units = args.integer("n", 1, UNITS_MAX)?;
-    let mut at = None;
+    let (mut at, mut taken) = (None, None);
     while let Some(word) = args.option() {
         match word.as_bytes() {
             b"AT" => args.integer_once(&mut at, "AT", 1, INSTANT_MAX.0)?,
+            b"TAKEN" => args.integer_once(&mut taken, "TAKEN", 1, INSTANT_MAX.0)?,
             _ => return Err(args.unknown()),
         }
     }
     let at = at.map_or_else(unix_now, UnixMillis);
-    let mut key = ctx.open_write(name);
-    if key.value::<Limits>().is_none() && !matches!(key.holds(), Holds::Nothing) {
-        return Err(Error::WrongType);
-    }
-    let given = keyspace::refund(ctx, &mut key, name, units, at);
-    drop(key);
+    let which = taken.map_or(Which::Last, |taken| Which::TakenAt(UnixMillis(taken)));
+    let given = keyspace::refund(ctx, name, units, which, at)?;
     if given > 0 {
         pacing::hurry(ctx, ctx.db(), name.bytes());
     }
     ctx.reply_integer(i64::try_from(given).unwrap_or(i64::MAX));
+    Ok(())
+}
+
+/// `CACHE.LIMITINFO key`
+pub fn limitinfo(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
+    let name = Args::new(argv).next("key")?;
+    let found = keyspace::describe(ctx, name)?;
+    let line = STATE.with(|state| state.pacing.lines.view(ctx.db(), name.bytes(), mono_now()));
+    ctx.reply_map(4);
+    ctx.reply_bytes(b"algorithm");
+    match &found {
+        None => ctx.reply_nil(),
+        Some((Algorithm::Sliding, _)) => ctx.reply_bytes(b"sliding"),
+        Some((Algorithm::Fixed, _)) => ctx.reply_bytes(b"fixed"),
+        Some((Algorithm::Gcra, _)) => ctx.reply_bytes(b"gcra"),
+    }
+    let rules = found.map(|(_, rules)| rules).unwrap_or_default();
+    ctx.reply_bytes(b"rules");
+    ctx.reply_array(rules.len());
+    for usage in rules {
+        let fields: [(&[u8], u64); 5] = [
+            (b"limit", usage.rule.limit),
+            (b"window", usage.rule.window_ms),
+            (b"used", usage.used),
+            (b"remaining", usage.remaining),
+            (b"reset_ms", usage.reset_ms),
+        ];
+        ctx.reply_map(fields.len());
+        for (field, number) in fields {
+            ctx.reply_bytes(field);
+            ctx.reply_unsigned(number);
+        }
+    }
+    ctx.reply_bytes(b"waiting");
+    ctx.reply_unsigned(line.waiters as u64);
+    ctx.reply_bytes(b"oldest_wait_ms");
+    ctx.reply_unsigned(line.oldest_ms);
     Ok(())
 }

@@ -24,8 +24,9 @@ pub fn throttle(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let too_slow = Error::TooLate { what: "max_burst at this rate", ms_max: DURATION_MS_MAX };
     let throttle = Throttle::new(max_burst, count, period_s, quantity).ok_or(too_slow)?;
     let answer = match pacing::line_ahead_ms(ctx.db(), name.bytes()) {
-        Some(ahead_ms) if quantity > 0 => behind(ctx, name, &throttle, ahead_ms)?,
-        _ => keyspace::throttle(ctx, name, &throttle)?,
+        _ if quantity == 0 => keyspace::foresee_throttle(ctx, name, &throttle)?,
+        Some(ahead_ms) => behind(ctx, name, &throttle, ahead_ms)?,
+        None => keyspace::throttle(ctx, name, &throttle)?,
     };
     if answer.limited {
         info::LIMITS_REFUSED.add_one();
@@ -47,7 +48,9 @@ pub fn throttle(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 
 /// Others wait for units of the key: the caller may not go before them.
 fn behind(ctx: Ctx<'_>, name: Arg<'_>, throttle: &Throttle, ahead_ms: u64) -> Result<Throttled, Error> {
-    let look = keyspace::throttle(ctx, name, &throttle.look())?;
-    let retry_after_s = Some(ahead_ms.div_ceil(1_000).max(1));
+    let look = keyspace::foresee_throttle(ctx, name, &throttle.look())?;
+    let alone = keyspace::foresee_throttle(ctx, name, throttle)?;
+    let in_line_s = ahead_ms.div_ceil(1_000).max(1);
+    let retry_after_s = throttle.can_ever_fit().then(|| in_line_s.max(alone.retry_after_s.unwrap_or(0)));
     Ok(Throttled { limited: true, retry_after_s, ..look })
 }

@@ -28,9 +28,11 @@ impl Data for Limits {
         encode(self, sink);
     }
 
+    /// `PERSIST` ends it, since `STATE` sets the TTL: the server adds the key's own, or none.
     fn rewrite(&self, _db: DbId, aof: &mut Aof) {
         let (key, state) = (aof.key, pack(self));
         aof.emit(c"CACHE.RATELIMIT", &[Effect::Arg(key), Effect::Word(c"STATE"), Effect::Bytes(&state)]);
+        aof.emit(c"PERSIST", &[Effect::Arg(key)]);
     }
 
     fn digest(&self, _db: DbId, digest: &mut Digest) {
@@ -43,7 +45,7 @@ impl Data for Limits {
     }
 
     fn copy(&self, _db: DbId) -> Self {
-        self.clone()
+        self.unmarked()
     }
 
     /// Whoever waits for its units need not wait any longer.

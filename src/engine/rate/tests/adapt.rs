@@ -41,7 +41,7 @@ proptest! {
         calls in calls(),
     ) {
         let before = plan(before_algorithm, &[rule]);
-        let (limits, now) = after(&before, &calls);
+        let (mut limits, now) = after(&before, &calls);
         let counted = rule.0 - limits.foresee(&before, partial(1 << 40), now).allowed;
         let plan = plan(after_algorithm, &[(limit, rule.1)]);
         let room = limits.foresee(&plan, partial(1 << 40), now).allowed;
