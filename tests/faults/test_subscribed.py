@@ -75,7 +75,8 @@ def test_it_gets_at_once_what_is_there(subscriber: RawClient) -> None:
 
 def test_in_a_transaction_it_is_answered_at_once(subscriber: RawClient) -> None:
     replies = subscriber.pipeline([("MULTI",), *WAIT.values(), ("EXEC",)])[-1]
-    assert replies[0][0] == b"leased" and replies[1] is None and replies[2][0] == 0
+    # Redis 7.0 does not say who sends a command, so there a transaction soon after the first lease ends all leases.
+    assert replies[0][0] in (b"leased", b"won") and replies[1] is None and replies[2][0] == 0
 
 
 def test_a_value_comes_to_one_who_waits_beside_its_messages(server: Server, subscriber: RawClient) -> None:
