@@ -85,7 +85,7 @@ class Server:
     """One server process; `with Server() as server:` starts and stops it.
 
     `module_args` are the arguments of `loadmodule`, `config` overrides or adds lines of the configuration file,
-    `args` are command line arguments, `wrap` a program to run it under. `module=None` starts the plain server. `port=0` picks a free one. `dir` is the
+    `args` are command line arguments, `wrap` a program to run it under, `env` is added to its environment. `module=None` starts the plain server. `port=0` picks a free one. `dir` is the
     folder of its data, by default one in `home`, which also has its log, configuration and socket and goes with `close`.
     """
 
@@ -99,6 +99,7 @@ class Server:
         config: Mapping[str, str | int] | None = None,
         args: Sequence[str] = (),
         wrap: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
         appendonly: bool = False,
         port: int = 0,
         dir: Path | None = None,
@@ -109,7 +110,7 @@ class Server:
         self.is_valkey, self.version = binary_version(self.binary)
         self.module = module_path() if module is True else module or None
         self.module_args, self.args, self.name = tuple(module_args), tuple(args), name
-        self.wrap = tuple(wrap)
+        self.wrap, self.env = tuple(wrap), dict(env or {})
         self.config = CONFIG_DEFAULT | {key: str(value) for key, value in (config or {}).items()}
         if appendonly:
             self.config["appendonly"] = "yes"
@@ -137,6 +138,7 @@ class Server:
                 self._process = subprocess.Popen(
                     [*self.wrap, self.binary, str(self.home / "server.conf"), *self.args],
                     cwd=self.home,
+                    env=os.environ | self.env,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
