@@ -10,6 +10,7 @@ use super::ffi::filter::Filter;
 use super::ffi::main_thread::MainThread;
 use super::ffi::timer::Timer;
 use super::pacing::Pacing;
+use super::recheck::Recheck;
 use crate::engine::lease::{LeaseBook, Token};
 use crate::engine::lock::LockBook;
 use crate::engine::time::MonoMillis;
@@ -29,6 +30,8 @@ pub struct State {
     pub parking: Parking,
     /// Who waits for units of a limit.
     pub pacing: Pacing,
+    /// Which keys that somebody waits for are to be looked at.
+    pub recheck: Recheck,
     /// The timer that is set, and when it fires.
     pub timer: Option<(Timer, MonoMillis)>,
     /// The filter, while it is in place, and what it has seen.
@@ -58,6 +61,7 @@ impl Default for State {
             lock_parking: Parking::default(),
             parking: Parking::default(),
             pacing: Pacing::default(),
+            recheck: Recheck::default(),
             timer: None,
             watch: None,
             in_cluster: false,
