@@ -36,6 +36,8 @@ pub struct State {
     pub timer: Option<(Timer, MonoMillis)>,
     /// The filter, while it is in place, and what it has seen.
     pub watch: Option<(Filter, Watch)>,
+    /// True while this server follows another one.
+    pub follows: bool,
     /// True on a node of a cluster.
     pub in_cluster: bool,
     /// What deletions are replicated as: where an operator took UNLINK away, DEL.
@@ -64,6 +66,7 @@ impl Default for State {
             recheck: Recheck::default(),
             timer: None,
             watch: None,
+            follows: false,
             in_cluster: false,
             deletion: c"UNLINK",
             probe_at: None,
