@@ -38,7 +38,7 @@ pub use answer::{Answer, Granted};
 pub use book::{Asked, Found, LineView, LockBook, LockTally, Request};
 pub use doubt::Loss;
 pub use fence::{Fences, FENCE_MAX};
-pub use value::{Change, Holder, Judged, Lock, Owner};
+pub use value::{Change, Holder, Judged, Lock, Owner, Tie};
 
 use super::time::{MonoMillis, UnixMillis};
 

@@ -4,6 +4,9 @@
 //! nothing more. That happens within the command that frees a lock, and in the pump's turn for all
 //! that no command says: deadlines, connections that close, keys that go by other hands.
 //!
+//! Commands reach the book by [`open`], [`commit`] and [`park`] only, and each of them sets the timer for
+//! what it left to do: no command can grant a lock and tell nobody.
+//!
 //! While the server holds writes back (`CLIENT PAUSE`, a failover) the data set must not change, so
 //! grants wait until that is over. On a replica nobody waits, so nothing is granted.
 
@@ -17,7 +20,7 @@ use super::ffi::key::{Holds, Key};
 use super::keyspace;
 use super::pump::{self, Budget, HELD_BACK_MS};
 use super::state::STATE;
-use crate::engine::lock::{Answer, Found, Lock, Now};
+use crate::engine::lock::{Answer, Change, Found, Lock, Now};
 use crate::engine::time::MonoMillis;
 use crate::engine::waiters::{ClientId, DbId, Slot, WaiterId};
 
@@ -32,25 +35,55 @@ pub fn now() -> Now {
     Now { unix: unix_now(), mono: mono_now() }
 }
 
-/// Does what is to be done about a key before a command of the same database decides about it, if
-/// there is anything.
-pub fn settle_before(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
+/// `name`, open for writing and holding a lock or nothing, for a command that is to decide about it. Who
+/// can be granted it has been.
+///
+/// # Errors
+/// [`Error::WrongType`]; [`Error::Readonly`] on a replica, but for what its primary or a file says.
+pub fn open<'c>(ctx: Ctx<'c>, db: DbId, name: Arg<'_>) -> Result<Key<'c>, Error> {
+    if STATE.with(|state| state.follows) && !ctx.situation().replays() {
+        return Err(Error::Readonly);
+    }
+    settle_concerned(ctx, db, name);
+    open_settled(ctx, name)
+}
+
+/// The same for a lock that was found to have a holder past its deadline, which is removed.
+///
+/// # Errors
+/// [`Error::WrongType`].
+pub fn open_overdue<'c>(ctx: Ctx<'c>, db: DbId, name: Arg<'_>) -> Result<Key<'c>, Error> {
+    settle_now(ctx, &Slot { db, key: name.bytes().into() }, name);
+    open_settled(ctx, name)
+}
+
+fn open_settled<'c>(ctx: Ctx<'c>, name: Arg<'_>) -> Result<Key<'c>, Error> {
+    let key = ctx.open_write(name);
+    match key.value::<Lock>() {
+        Some(_) => Ok(key),
+        None if matches!(key.holds(), Holds::Nothing) => Ok(key),
+        None => Err(Error::WrongType),
+    }
+}
+
+/// Makes the change that a command decided on; then whoever can be granted the lock is.
+pub fn commit(ctx: Ctx<'_>, key: Key<'_>, db: DbId, name: Arg<'_>, change: &Change) {
+    keyspace::lock::commit(ctx, key, db, name, change);
+    settle_concerned(ctx, db, name);
+}
+
+/// Does what is to be done about a key, if somebody waits for it or something is left to do.
+fn settle_concerned(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
     if let Some(slot) = STATE.with(|state| state.locks.concerned(db, name.bytes())) {
-        settle(ctx, &slot, name, CHANGES_PER_COMMAND);
+        settle_now(ctx, &slot, name);
     }
 }
 
-/// The same for a key with a holder past its deadline.
-pub fn settle_overdue(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
-    settle(ctx, &Slot { db, key: name.bytes().into() }, name, CHANGES_PER_COMMAND);
-}
-
-/// A command freed `name` or changed how long it is held: whoever can be granted it is.
-pub fn settle_after(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
-    settle_before(ctx, db, name);
-    if STATE.with(|state| state.locks.has_answers() || state.locks.next_doubted().is_some()) {
-        pump::schedule(ctx);
-    }
+/// Does it within a command. Whoever was granted the lock is yet to be told, what is left of a long line is
+/// yet to be done, and the next deadline may be another one: all of that is the timer's.
+fn settle_now(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>) {
+    settle(ctx, slot, name, CHANGES_PER_COMMAND);
+    pump::schedule(ctx);
 }
 
 /// Makes at most so many changes.
@@ -116,7 +149,7 @@ pub fn next_turn(now: MonoMillis) -> Option<MonoMillis> {
 }
 
 /// A lock is about to leave its key, by whatever hand. Called from within calls of the module API.
-pub fn removed(db: DbId, key: &[u8], lock: &Lock) {
+pub fn removed(db: DbId, key: &[u8], lock: &mut Lock) {
     if STATE.with(|state| state.locks.removed(db, key, lock)) {
         pump::schedule(events::background());
     }
@@ -124,13 +157,19 @@ pub fn removed(db: DbId, key: &[u8], lock: &Lock) {
 
 /// This server became a replica.
 pub fn demoted() {
-    STATE.with(|state| state.locks.forget_all(&Answer::Readonly));
+    STATE.with(|state| {
+        state.follows = true;
+        state.locks.forget_all(&Answer::Readonly);
+    });
 }
 
 /// This server became a primary.
 pub fn promoted() {
     let now = unix_now();
-    STATE.with(|state| state.locks.fences.begin(now));
+    STATE.with(|state| {
+        state.follows = false;
+        state.locks.fences.begin(now);
+    });
 }
 
 /// Parks the caller as the waiter `id`; `tell` answers it later.
@@ -138,6 +177,7 @@ pub fn promoted() {
 /// # Errors
 /// [`Error::CannotWait`]; then it waits no longer.
 pub fn park(ctx: Ctx<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
+    pump::schedule(ctx);
     if let Some(parked) = ctx.park(tell) {
         STATE.with(|state| state.lock_parking.insert(id, parked));
         return Ok(());

@@ -17,6 +17,7 @@ pub mod keyspace;
 pub mod locking;
 pub mod pacing;
 pub mod pump;
+pub mod recheck;
 pub mod reply;
 pub mod state;
 pub mod sweep;

@@ -25,6 +25,7 @@ use super::ffi::key::Key;
 use super::ffi::timer::Timer;
 use super::locking;
 use super::pacing;
+use super::recheck;
 use super::state::STATE;
 use super::{sweep, tagging};
 use crate::engine::lease::{Doubt, Found};
@@ -84,6 +85,7 @@ pub fn turn(ctx: Ctx<'_>) {
     within_budget(&|budget| end_leases(ctx, now, budget));
     tagging::forget_if_unasked();
     sweep::slice(ctx);
+    within_budget(&|budget| recheck::turn(ctx, now, budget));
     within_budget(&|budget| locking::turn(ctx, budget));
     within_budget(&|budget| pacing::turn(ctx, now, budget));
     if server_version() >= VERSION_7_2 {
@@ -221,6 +223,7 @@ pub fn schedule(ctx: Ctx<'_>) {
     let probe = cluster::next_probe(now);
     let sweeps = sweep::next_slice(ctx, now);
     let locks = locking::next_turn(now);
+    let looks = recheck::next_turn(now);
     let (due, starts) = STATE.with(|state| {
         let book = &state.book;
         if book.leases() > 0 {
@@ -231,7 +234,7 @@ pub fn schedule(ctx: Ctx<'_>) {
         let lingers = state.watch.is_some() && book.leases() == 0;
         let held_back = state.next_look_at_held_back(now);
         let paced = state.pacing.next_due();
-        let dues = [due, probe, sweeps, locks, held_back, paced, lingers.then_some(state.watch_until)];
+        let dues = [due, probe, sweeps, locks, looks, held_back, paced, lingers.then_some(state.watch_until)];
         let due = dues.into_iter().flatten().min();
         (due, book.leases() > 0 && state.watch.is_none())
     });

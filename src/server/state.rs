@@ -11,6 +11,7 @@ use super::ffi::filter::Filter;
 use super::ffi::main_thread::MainThread;
 use super::ffi::timer::Timer;
 use super::pacing::Pacing;
+use super::recheck::Recheck;
 use crate::engine::lease::{LeaseBook, Token};
 use crate::engine::lock::LockBook;
 use crate::engine::time::MonoMillis;
@@ -30,10 +31,14 @@ pub struct State {
     pub parking: Parking,
     /// Who waits for units of a limit.
     pub pacing: Pacing,
+    /// Which keys that somebody waits for are to be looked at.
+    pub recheck: Recheck,
     /// The timer that is set, and when it fires.
     pub timer: Option<(Timer, MonoMillis)>,
     /// The filter, while it is in place, and what it has seen.
     pub watch: Option<(Filter, Watch)>,
+    /// True while this server follows another one.
+    pub follows: bool,
     /// True on a node of a cluster.
     pub in_cluster: bool,
     /// What deletions are replicated as: where an operator took UNLINK away, DEL.
@@ -61,8 +66,10 @@ impl Default for State {
             lock_parking: Parking::default(),
             parking: Parking::default(),
             pacing: Pacing::default(),
+            recheck: Recheck::default(),
             timer: None,
             watch: None,
+            follows: false,
             in_cluster: false,
             deletion: c"UNLINK",
             probe_at: None,

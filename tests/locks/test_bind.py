@@ -5,6 +5,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from harness import RawClient, Server, eventually
 from harness.line import LONG, in_line, info, owners, stand_in_line
@@ -127,3 +130,46 @@ def test_a_hundred_thousand_bound_locks_leave_nothing_behind(server: Server, con
 
     before = round_of(20_000)
     assert round_of(100_000) - before < 1_000_000
+
+
+@pytest.mark.parametrize("how", [("RENAME", "k", "k2"), ("MOVE", "k", 2), ("COPY", "k", "k2")], ids=lambda how: how[0])
+def test_a_bond_does_not_follow_to_another_key(server: Server, connect: Connect, how: tuple[Any, ...]) -> None:
+    bound, other = connect(), connect()
+    fence = bound.call("CACHE.LOCK", "k", "me", LONG, "BIND")
+    assert other.call(*how) == (b"OK" if how[0] == "RENAME" else 1)
+    key = "k" if how[0] == "MOVE" else "k2"
+    if how[0] == "MOVE":
+        other.call("SELECT", 2)
+    (holder,) = info(other, key)[b"holders"]
+    assert (holder[b"client"], holder[b"bound"], holder[b"fence"]) == (None, 0, fence)
+    assert other.call("CACHE.EXTEND", key, "me", LONG) == 1
+    bound.close()
+    eventually(lambda: server.info("clients")["connected_clients"] <= 2)
+    assert owners(other, key) == [b"me"]
+
+
+def test_a_bond_is_kept_by_extend_and_swapdb(server: Server, connect: Connect) -> None:
+    bound, other = connect(), connect()
+    bound.call("CACHE.LOCK", "k", "me", LONG, "BIND")
+    server.call("SWAPDB", 0, 2)
+    other.call("SELECT", 2)
+    assert other.call("CACHE.EXTEND", "k", "me", LONG) == 1
+    (holder,) = info(other)[b"holders"]
+    assert (holder[b"client"], holder[b"bound"]) == (bound.client_id, 1)
+    bound.close()
+    eventually(lambda: other.call("EXISTS", "k") == 0)
+
+
+def test_a_server_that_was_a_replica_has_forgotten_its_bonds(fresh_server: Callable[..., Server]) -> None:
+    """The connection may have closed meanwhile, so neither EXTEND nor LOCKINFO brings a bond back."""
+    server = fresh_server()
+    bound = server.raw()
+    bound.call("CACHE.LOCK", "k", "me", LONG, "BIND")
+    server.call("REPLICAOF", "127.0.0.1", 1)
+    server.call("REPLICAOF", "NO", "ONE")
+    assert info(server)[b"holders"][0][b"bound"] == 0
+    assert server.call("CACHE.EXTEND", "k", "me", LONG) == 1
+    assert info(server)[b"holders"][0][b"bound"] == 0
+    bound.close()
+    eventually(lambda: server.info("clients")["connected_clients"] <= 1)
+    assert owners(server) == [b"me"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness import RawClient, Server, eventually, is_error
+from harness import Clock, RawClient, Server, eventually, is_error
 from harness.line import LONG, info
 from harness.payload import body_of, signed
 
@@ -132,3 +132,58 @@ def test_a_hostile_number_is_refused_and_uses_up_nothing(raw: RawClient) -> None
     at = int(raw.call("TIME")[0]) * 1000 + LONG
     assert is_error(raw.call("CACHE.LOCK", "other", "me", "PXAT", at, "FENCE", JAVASCRIPT_MAX), "ERR FENCE is more")
     assert fence < take(raw, "other") < fence + 10**9
+
+
+def test_an_owner_that_asks_for_a_higher_number_is_given_one(server: Server, raw: RawClient) -> None:
+    first = take(raw)
+    higher = first + 1_000
+    assert raw.call("CACHE.LOCK", "k", "me", LONG, "FENCE", higher) >= higher
+    (holder,) = info(raw)[b"holders"]
+    raised = holder[b"fence"]
+    assert raw.call("CACHE.LOCK", "k", "me", LONG, "FENCE", first) == raised, "it has one that is high enough"
+    assert raw.call("CACHE.LOCK", "k", "me", LONG) == raised
+    assert take(raw, "another key") > raised
+
+
+def test_those_who_are_granted_a_lock_together_have_the_highest_number_that_any_of_them_asked_for(
+    server: Server, connect: Callable[..., RawClient]
+) -> None:
+    high = take(server, owner="holder") + 10_000_000
+    waiters = [connect(), connect(), connect()]
+    for waiter, options in zip(waiters, ([], ["FENCE", high], [])):
+        before = server.stats()["lock_waiters"]
+        waiter.send("CACHE.LOCK", "k", "me", LONG, "WAIT", LONG, *options)
+        eventually(lambda: server.stats()["lock_waiters"] == before + 1)
+    server.call("CACHE.UNLOCK", "k", "holder")
+    numbers = [waiter.recv() for waiter in waiters]
+    assert len(set(numbers)) == 1 and numbers[0] >= high
+
+
+def test_a_number_that_was_raised_is_replicated_and_kept(fresh_server: Callable[..., Server]) -> None:
+    primary, replica = fresh_server(appendonly=True), fresh_server()
+    replica.replica_of(primary)
+    replica.wait_for_sync()
+    for owner in ("me", "you"):
+        primary.call("CACHE.LOCK", "k", owner, LONG, "SHARED")
+    first = info(primary)[b"holders"][0][b"fence"]
+    assert primary.call("CACHE.LOCK", "k", "me", LONG, "SHARED", "FENCE", first + 10_000_000) > first
+    assert [holder[b"owner"] for holder in info(primary)[b"holders"]] == [b"you", b"me"], "in the order of numbers"
+    replica.wait_for_sync()
+    before = primary.digest_value("k")
+    assert replica.digest_value("k") == before
+    primary.restart()
+    assert primary.digest_value("k") == before
+
+
+@pytest.mark.parametrize("behind_s", [0, 30, 59])
+def test_a_number_that_a_client_asked_for_is_surpassed_after_a_restart(behind_s: int) -> None:
+    """Nothing was on disk, and the clock is set back across the restart: by less than a minute, after a run of two."""
+    with Clock() as clock, Server(env=clock.env) as server:
+        clock.pass_ms(120_000)
+        ahead = clock.now_ms() * 1000 + 59_000_000
+        before = server.call("CACHE.LOCK", "k", "me", LONG, "FENCE", ahead)
+        assert before >= ahead
+        clock.step(-behind_s * 1000)
+        server.restart()
+        assert server.call("DBSIZE") == 0
+        assert take(server) > before

@@ -1,9 +1,9 @@
 //! Which locks end with which connection.
 //!
 //! The bond itself is a mark on the holder in the value; this is the way from a connection to its
-//! marks. An entry may be out of date (a lock that was renamed, swapped or flushed away): what it
-//! points to is looked at before anything is released, so that costs a look and no more. Entries
-//! go when the holder does, so a connection that takes a million locks leaves nothing behind.
+//! marks. Entries go when the holder does or its lock leaves the key, so a connection that takes a
+//! million locks leaves nothing behind. What an entry points to is looked at all the same before
+//! anything is released. A mark without an entry counts for nothing.
 
 use super::super::waiters::{ClientId, DbId, Slot};
 use super::Owner;
@@ -25,13 +25,22 @@ impl Bonds {
         let Some(bonds) = self.all.get_mut(&client) else { return };
         bonds.remove(&(slot.clone(), Owner::clone(owner)));
         if bonds.is_empty() {
-            self.all.remove(&client);
+            self.cut(client);
         }
+    }
+
+    /// True if that lock ends with that connection.
+    pub fn ties(&self, client: ClientId, slot: Slot, owner: Owner) -> bool {
+        self.all.get(&client).is_some_and(|bonds| bonds.contains(&(slot, owner)))
     }
 
     /// The connection closed.
     pub fn cut(&mut self, client: ClientId) -> BTreeSet<(Slot, Owner)> {
-        self.all.remove(&client).unwrap_or_default()
+        let bonds = self.all.remove(&client).unwrap_or_default();
+        if self.all.is_empty() {
+            self.all.shrink_to(64);
+        }
+        bonds
     }
 
     /// All locks of a database, or of all, are gone.
@@ -40,6 +49,7 @@ impl Bonds {
             bonds.retain(|(slot, _)| only.is_some_and(|db| db != slot.db));
             !bonds.is_empty()
         });
+        self.all.shrink_to(64);
     }
 
     /// The locks of two databases changed places.
@@ -48,6 +58,11 @@ impl Bonds {
             let swapped = |(slot, owner): (Slot, Owner)| (slot.swapped(one, other), owner);
             *bonds = std::mem::take(bonds).into_iter().map(swapped).collect();
         }
+    }
+
+    #[cfg(test)]
+    pub fn iter(&self) -> impl Iterator<Item = (ClientId, &Slot, &Owner)> {
+        self.all.iter().flat_map(|(client, bonds)| bonds.iter().map(|(slot, owner)| (*client, slot, owner)))
     }
 
     pub fn is_empty(&self) -> bool {

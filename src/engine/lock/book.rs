@@ -54,7 +54,8 @@ pub enum Asked {
         /// What to commit.
         change: Change,
     },
-    /// It held the lock already, by that number; the change may give it more time.
+    /// It held the lock already; by that number, unless it asks for a higher one now. The change may give
+    /// it more time.
     Again {
         /// The number.
         fence: u64,
@@ -140,9 +141,10 @@ impl LockBook {
         let line = self.line(slot.0, slot.1);
         let waited_for = line.and_then(Line::head).and_then(|id| self.waiting.get(&id)).map(|first| first.request.mode);
         match (judged, waited_for) {
-            (Judged::Same { fence, deadline }, _) => {
-                Asked::Again { fence, change: renew(&request, fence, deadline, now) }
-            }
+            (Judged::Same { fence, deadline }, _) => match self.number_again(fence, request.at_least, now) {
+                Some(fence) => Asked::Again { fence, change: renew(&request, fence, deadline, now) },
+                None => Asked::Exhausted,
+            },
             (Judged::Otherwise(held), _) => Asked::Otherwise(held),
             (Judged::Clash(held), _) => Asked::Clash(held),
             (_, Some(mode)) if mode.clashes(request.mode) => Asked::Clash(mode),
@@ -159,6 +161,15 @@ impl LockBook {
             }
             _ => Asked::Parked(self.park(slot, request, wait_ms, now)),
         }
+    }
+
+    /// The number of one who holds the lock already by `fence`: the same, or a new one where that is too
+    /// low for it.
+    fn number_again(&mut self, fence: u64, at_least: u64, now: Now) -> Option<u64> {
+        if at_least <= fence {
+            return Some(fence);
+        }
+        self.fences.next(now.unix, at_least)
     }
 
     fn park(&mut self, (db, key): (DbId, &[u8]), request: Request, wait_ms: u64, now: Now) -> WaiterId {
@@ -213,24 +224,21 @@ impl LockBook {
         loop {
             let id = self.line(slot.db, &slot.key)?.head()?;
             let request = self.waiting.get(&id)?.request.clone();
+            let at_least = self.highest_asked(slot, &request);
             let judged = lock.map_or(Judged::Free, |lock| lock.judge(&request.owner, request.mode, now.unix));
-            let (fence, change) = match judged {
+            let numbered = match judged {
                 Judged::Busy => {
                     let end = lock.and_then(|lock| lock.next_end(now.unix));
                     self.set_alarm(slot, [end, expires].into_iter().flatten().min(), now);
                     return None;
                 }
-                Judged::Free => match self.fences.next(now.unix, request.at_least) {
-                    Some(fence) => {
-                        self.tally.granted += 1;
-                        (fence, grant(&request, fence, now))
-                    }
-                    None => {
-                        self.tell(id, Answer::Exhausted);
-                        continue;
-                    }
-                },
-                Judged::Same { fence, deadline } => (fence, renew(&request, fence, deadline, now)),
+                Judged::Free => self.fences.next(now.unix, at_least).map(|fence| {
+                    self.tally.granted += 1;
+                    (fence, grant(&request, fence, now))
+                }),
+                Judged::Same { fence, deadline } => {
+                    self.number_again(fence, at_least, now).map(|fence| (fence, renew(&request, fence, deadline, now)))
+                }
                 Judged::Otherwise(held) => {
                     self.tell(id, Answer::Otherwise(held));
                     continue;
@@ -240,8 +248,18 @@ impl LockBook {
                     continue;
                 }
             };
-            return Some(self.tell_granted(slot, &request, fence, change, now));
+            match numbered {
+                Some((fence, change)) => return Some(self.tell_granted(slot, &request, fence, change, now)),
+                None => self.tell(id, Answer::Exhausted),
+            }
         }
+    }
+
+    /// The highest number that any of those asks for who are granted the lock together.
+    fn highest_asked(&self, slot: &Slot, request: &Request) -> u64 {
+        let ids = self.line(slot.db, &slot.key).into_iter().flat_map(|line| line.of(&request.owner));
+        let same = ids.filter_map(|id| self.waiting.get(&id)).filter(|other| other.request.mode == request.mode);
+        same.map(|other| other.request.at_least).max().unwrap_or(request.at_least)
     }
 
     /// Answers all who wait as that owner in that mode. The change covers the longest of their

@@ -6,7 +6,9 @@
 //! before any command decides about the key.
 
 use super::answer::Granted;
+use super::value::Tie;
 use super::{Change, Holder, Lock, LockBook, Owner};
+use crate::engine::time::UnixMillis;
 use crate::engine::waiters::{Bond, ClientId, DbId, Slot};
 use std::rc::Rc;
 
@@ -36,37 +38,63 @@ impl LockBook {
         any
     }
 
-    /// `change` was made to the lock under `slot`, and `replaced` a holder or removed it.
-    pub fn committed(&mut self, db: DbId, key: &[u8], change: &Change, replaced: Option<&Holder>) {
-        let bound = |holder: &Holder| if holder.bond == Bond::Bound { holder.client } else { None };
-        let before = replaced.and_then(|holder| Some((bound(holder)?, Owner::clone(&holder.owner))));
-        let after = match change {
-            Change::Hold { holder, .. } => bound(holder).map(|client| (client, Owner::clone(&holder.owner))),
+    /// `change` was made to the lock under `key`, and `untied` holders.
+    pub fn committed(&mut self, db: DbId, key: &[u8], change: &Change, untied: Vec<Tie>) {
+        let tied = match change {
+            Change::Hold { holder, .. } => holder.tie(),
             Change::Drop { .. } | Change::Clear => None,
         };
-        if before.is_none() && after.is_none() {
+        if untied.is_empty() && tied.is_none() {
             return;
         }
         let slot = Slot { db, key: key.into() };
-        if let Some((client, owner)) = before {
+        for (client, owner) in untied {
             self.bonds.untie(client, &slot, &owner);
         }
-        if let Some((client, owner)) = after {
+        if let Some((client, owner)) = tied {
             self.bonds.tie(client, slot, owner);
         }
     }
 
-    /// The lock under `key` went by other hands, or by ours. True if somebody waits for it.
-    pub fn removed(&mut self, db: DbId, key: &[u8], lock: &Lock) -> bool {
+    /// The change that lets the holder `owner` of the lock under `key` hold until `deadline`; `None` if it
+    /// holds nothing at `now`. A bond stays as it is; one that was forgotten is not tied again.
+    #[must_use]
+    pub fn extend(
+        &self,
+        (db, key): (DbId, &[u8]),
+        lock: &Lock,
+        owner: &[u8],
+        deadline: UnixMillis,
+        now: UnixMillis,
+    ) -> Option<Change> {
+        let mut change = lock.extend(owner, deadline, now)?;
+        if let Change::Hold { holder, .. } = &mut change {
+            holder.bond = self.bond(db, key, holder);
+        }
+        Some(change)
+    }
+
+    /// Whether a holder of the lock under `key` loses it with its connection. What the value says may be
+    /// out of date: a server that becomes a replica forgets all bonds.
+    #[must_use]
+    pub fn bond(&self, db: DbId, key: &[u8], holder: &Holder) -> Bond {
+        let is_tied = |(client, owner)| self.bonds.ties(client, Slot { db, key: key.into() }, owner);
+        if holder.tie().is_some_and(is_tied) {
+            Bond::Bound
+        } else {
+            Bond::Free
+        }
+    }
+
+    /// The lock under `key` is about to leave it, by other hands or by ours: bonds do not follow. True if
+    /// somebody waits for the key.
+    pub fn removed(&mut self, db: DbId, key: &[u8], lock: &mut Lock) -> bool {
         if !self.bonds.is_empty() {
-            let bound = lock.holders().iter().filter(|holder| holder.bond == Bond::Bound);
-            for holder in bound {
-                if let Some(client) = holder.client {
-                    let slot = Slot { db, key: key.into() };
-                    self.bonds.untie(client, &slot, &holder.owner);
-                }
+            for (client, owner) in lock.holders().iter().filter_map(Holder::tie) {
+                self.bonds.untie(client, &Slot { db, key: key.into() }, &owner);
             }
         }
+        lock.unbind();
         self.doubt(db, key)
     }
 

@@ -8,7 +8,8 @@
 //! loaded, restored or replicated here is seen. The second keeps it when nothing is: after a
 //! restart without persistence, or a failover to a replica that had not heard of the last grants,
 //! time has passed that no grant could have used up. A server that starts, and a replica that
-//! becomes a primary, begins [`HEAD_START_US`] ahead, so that their clocks may differ by that much.
+//! becomes a primary, begins [`HEAD_START_US`] ahead: as far as a client may have pushed its predecessor
+//! ahead of the clock, and then as much again as their clocks may differ by ([`SKEW_US`]).
 //!
 //! Microseconds since 1970 fit in 53 bits, the integers that JavaScript can tell apart, until 2255.
 //!
@@ -19,14 +20,20 @@ use super::super::time::{UnixMillis, DURATION_MS_MAX};
 
 /// The highest number there is: 2⁵³ − 1.
 pub const FENCE_MAX: u64 = (1 << 53) - 1;
-/// How far ahead of its clock a server begins, in microseconds: a minute.
-pub const HEAD_START_US: u64 = 60_000_000;
+/// How far clocks may differ, in microseconds: a minute.
+const SKEW_US: u64 = 60_000_000;
+/// How far ahead of the clock a client may ask for a number, in microseconds.
+const AHEAD_US: u64 = 60_000_000;
+/// How far ahead of its clock a server begins, in microseconds.
+const HEAD_START_US: u64 = AHEAD_US + SKEW_US;
 const US_PER_MS: u64 = 1_000;
 
 /// The source of fencing numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fences {
     last: u64,
+    /// Where this server began, if it did.
+    begun: u64,
 }
 
 impl Fences {
@@ -46,7 +53,8 @@ impl Fences {
 
     /// This server begins to issue numbers, after another or after itself.
     pub fn begin(&mut self, now: UnixMillis) {
-        self.see(now.0.saturating_mul(US_PER_MS).saturating_add(HEAD_START_US));
+        self.begun = now.0.saturating_mul(US_PER_MS).saturating_add(HEAD_START_US);
+        self.see(self.begun);
     }
 
     /// The highest number issued or seen: the next one is higher.
@@ -55,12 +63,14 @@ impl Fences {
         self.last
     }
 
-    /// True if a client may ask for `fence`: at most as far ahead of the clock as a server begins,
-    /// so that a restart that remembers nothing still surpasses it, or the very next number.
+    /// True if a client may ask for `fence`: a minute ahead of the clock at most, so that a restart that
+    /// remembers nothing still surpasses it, or the very next number. A server that has just begun is
+    /// ahead of its clock by itself; there it is a minute ahead of the number it began with, so that
+    /// servers that were started together can agree on a number.
     #[must_use]
     pub fn admits(&self, fence: u64, now: UnixMillis) -> bool {
-        let ahead = now.0.saturating_mul(US_PER_MS).saturating_add(HEAD_START_US);
-        fence <= ahead.max(self.last.saturating_add(1))
+        let here = now.0.saturating_mul(US_PER_MS).max(self.begun);
+        fence <= here.saturating_add(AHEAD_US).max(self.last.saturating_add(1))
     }
 
     /// True if a number in a payload is at most ten years ahead: one `RESTORE` shall not use up the
@@ -98,6 +108,30 @@ mod tests {
     }
 
     #[test]
+    fn whatever_a_client_may_ask_for_is_surpassed_after_a_restart_with_a_clock_that_is_behind() {
+        let mut fences = Fences::default();
+        fences.begin(UnixMillis(T0));
+        let now = UnixMillis(T0 + 120_000);
+        let most = (0..200_000_000).step_by(1_000_000).map(|ahead| now.0 * 1_000 + ahead);
+        let most = most.filter(|fence| fences.admits(*fence, now)).max().unwrap();
+        assert_eq!(most, (now.0 + 60_000) * 1_000);
+        let before = fences.next(now, most).unwrap();
+        let mut restarted = Fences::default();
+        restarted.begin(UnixMillis(now.0 - 59_999));
+        assert!(restarted.next(UnixMillis(now.0 - 59_999), 0).unwrap() > before);
+    }
+
+    #[test]
+    fn servers_that_were_started_together_agree_on_a_number() {
+        let (mut one, mut other) = (Fences::default(), Fences::default());
+        one.begin(UnixMillis(T0));
+        other.begin(UnixMillis(T0 + 30_000));
+        let number = other.next(UnixMillis(T0 + 30_001), 0).unwrap();
+        assert!(one.admits(number, UnixMillis(T0 + 1)));
+        assert_eq!(one.next(UnixMillis(T0 + 1), number), Some(number));
+    }
+
+    #[test]
     fn the_last_number_is_issued_and_none_after_it() {
         let mut fences = Fences::default();
         fences.see(FENCE_MAX - 1);
@@ -120,7 +154,7 @@ mod tests {
     #[test]
     fn a_client_may_ask_for_what_a_restart_would_surpass() {
         let mut fences = Fences::default();
-        let ahead = T0 * 1_000 + HEAD_START_US;
+        let ahead = T0 * 1_000 + AHEAD_US;
         assert!(fences.admits(ahead, UnixMillis(T0)) && !fences.admits(ahead + 1, UnixMillis(T0)));
         fences.see(ahead + 70);
         assert!(fences.admits(ahead + 71, UnixMillis(T0)) && !fences.admits(ahead + 72, UnixMillis(T0)));
@@ -132,6 +166,8 @@ mod tests {
         Pass(u64),
         /// The clock of the server that runs is set back, and it runs on.
         SetBack(u64),
+        /// A client asks for a number that is so far ahead of the server's own clock.
+        Ask(u64),
         /// It starts anew and remembers nothing; its clock is behind by so much.
         Restart(u64),
         /// A replica takes over that saw only the numbers up to so many grants ago.
@@ -141,6 +177,7 @@ mod tests {
     fn turn() -> impl Strategy<Value = Turn> {
         prop_oneof![
             4 => Just(Turn::Grant),
+            2 => (0..=AHEAD_US).prop_map(Turn::Ask),
             2 => (1..100_000u64).prop_map(Turn::Pass),
             1 => (1..1_000_000u64).prop_map(Turn::SetBack),
             1 => (0..60_000u64).prop_map(Turn::Restart),
@@ -161,6 +198,13 @@ mod tests {
                         let fence = fences.next(UnixMillis(now - behind), 0).unwrap();
                         prop_assert!(issued.last().is_none_or(|last| *last < fence));
                         prop_assert!(fence < FENCE_MAX);
+                        issued.push(fence);
+                    }
+                    Turn::Ask(ahead) => {
+                        let (here, at) = (UnixMillis(now - behind), (now - behind) * 1_000 + ahead);
+                        prop_assert!(fences.admits(at, here));
+                        let fence = fences.next(here, at).unwrap();
+                        prop_assert!(fence >= at && issued.last().is_none_or(|last| *last < fence));
                         issued.push(fence);
                     }
                     Turn::Pass(ms) => {

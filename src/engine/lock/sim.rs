@@ -16,6 +16,7 @@
 //! A history is a function of its seed alone: `CACHE_GUARD_SIM_SEED=n cargo test lock::sim` (read
 //! when compiling) replays one.
 
+mod belief;
 mod check;
 mod event;
 mod fault;

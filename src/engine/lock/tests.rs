@@ -23,15 +23,15 @@ impl Desk {
     }
 
     fn commit(&mut self, change: Change) {
-        let replaced = match (&mut self.lock, change.clone()) {
+        let untied = match (&mut self.lock, change.clone()) {
             (Some(lock), change) => lock.apply(change),
             (None, Change::Hold { mode, holder }) => {
                 self.lock = Some(Lock::new(mode, holder));
-                None
+                Vec::new()
             }
             (None, change) => panic!("{change:?} of nothing"),
         };
-        self.book.committed(0, b"k", &change, replaced.as_ref());
+        self.book.committed(0, b"k", &change, untied);
         self.lock = self.lock.take().filter(|lock| !lock.holders().is_empty());
     }
 

@@ -1,8 +1,8 @@
 //! What must hold inside a [`LockBook`] between any two calls.
 
 use super::book::Due;
-use super::LockBook;
-use crate::engine::waiters::{Slot, WaiterId};
+use super::{LockBook, Owner};
+use crate::engine::waiters::{ClientId, Slot, WaiterId};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -10,6 +10,11 @@ impl LockBook {
     /// Who waits for `slot`, oldest first.
     pub(crate) fn inside(&self, slot: &Slot) -> Vec<WaiterId> {
         self.line(slot.db, &slot.key).into_iter().flat_map(|line| line.ids()).collect()
+    }
+
+    /// All bonds: which lock of which owner ends with which connection.
+    pub(crate) fn ties(&self) -> impl Iterator<Item = (ClientId, &Slot, &Owner)> {
+        self.bonds.iter()
     }
 
     /// Asserts the invariants of `lock.rs`. O(everything).

@@ -25,6 +25,9 @@ pub type Owner = Arc<[u8]>;
 /// The counts of references that stand before the bytes of an owner.
 const OWNER_OVERHEAD_BYTES: usize = 2 * size_of::<usize>();
 
+/// Room for so many holders is not worth giving back.
+const ROOM_KEPT: usize = 16;
+
 /// One who holds a lock.
 #[derive(Clone, Debug)]
 pub struct Holder {
@@ -41,6 +44,18 @@ pub struct Holder {
     /// Whether its number was told on more than one connection: then it is not taken back because
     /// one of them did not hear it.
     pub told_twice: bool,
+}
+
+/// A holder that ceases to hold when a connection closes: which one, and its name.
+pub type Tie = (ClientId, Owner);
+
+impl Holder {
+    /// What ties it to a connection, if anything does.
+    #[must_use]
+    pub fn tie(&self) -> Option<Tie> {
+        let client = self.client.filter(|_| self.bond == Bond::Bound)?;
+        Some((client, Owner::clone(&self.owner)))
+    }
 }
 
 /// Connections are not part of what a holder is.
@@ -192,47 +207,62 @@ impl Lock {
     }
 
     /// The change that lets the holder `owner` hold until `deadline`; `None` if it holds nothing
-    /// at `now`.
+    /// at `now`. Whoever asks for it is told that it holds the lock, so a reply that was lost before does
+    /// not matter any more.
     #[must_use]
     pub fn extend(&self, owner: &[u8], deadline: UnixMillis, now: UnixMillis) -> Option<Change> {
         let holder = self.holder(owner, now)?.clone();
-        Some(Change::Hold { mode: self.mode, holder: Holder { deadline, ..holder } })
+        Some(Change::Hold { mode: self.mode, holder: Holder { deadline, told_twice: true, ..holder } })
     }
 
-    /// Makes `change`, whatever it says, and returns the holder that it replaced or removed. A lock
-    /// without holders is to be deleted. O(holders).
-    pub fn apply(&mut self, change: Change) -> Option<Holder> {
+    /// Makes `change`, whatever it says, and returns what tied holders that it replaced or removed. A
+    /// lock without holders is to be deleted. O(holders).
+    pub fn apply(&mut self, change: Change) -> Vec<Tie> {
         match change {
-            Change::Clear => {
-                self.holders.clear();
-                None
-            }
-            Change::Drop { owner } => self.remove(&owner),
+            Change::Clear => self.clear(),
+            Change::Drop { owner } => self.remove(&owner).into_iter().collect(),
             Change::Hold { mode, holder } => {
-                let replaced = self.remove(&holder.owner);
+                let mut untied: Vec<_> = self.remove(&holder.owner).into_iter().collect();
                 // On the primary nobody is left then who could be thrown out.
                 if mode != self.mode || mode == Mode::Exclusive {
-                    self.holders.clear();
+                    untied.append(&mut self.clear());
                     self.mode = mode;
                 }
                 let order = |other: &Holder| (other.fence, &other.owner) < (holder.fence, &holder.owner);
                 let at = self.holders.partition_point(order);
                 self.holders.insert(at, holder);
-                replaced
+                untied
             }
+        }
+    }
+
+    /// Forgets which connections the holders are. It is about to leave its key, and bonds do not follow.
+    pub(super) fn unbind(&mut self) {
+        for holder in &mut self.holders {
+            (holder.client, holder.bond) = (None, Bond::Free);
         }
     }
 
     /// A copy whose holders are bound to no connection, for another key.
     #[must_use]
     pub fn unbound(&self) -> Self {
-        let unbound = |holder: &Holder| Holder { client: None, bond: Bond::Free, ..holder.clone() };
-        Self { mode: self.mode, holders: self.holders.iter().map(unbound).collect() }
+        let mut copy = self.clone();
+        copy.unbind();
+        copy
     }
 
-    fn remove(&mut self, owner: &[u8]) -> Option<Holder> {
+    fn clear(&mut self) -> Vec<Tie> {
+        self.holders.drain(..).filter_map(|holder| holder.tie()).collect()
+    }
+
+    /// Removes a holder; what tied it, if it was bound. Room that a crowd has left is given back.
+    fn remove(&mut self, owner: &[u8]) -> Option<Tie> {
         let at = self.holders.iter().position(|holder| *holder.owner == *owner)?;
-        Some(self.holders.remove(at))
+        let tie = self.holders.remove(at).tie();
+        if self.holders.capacity() > ROOM_KEPT && self.holders.len() < self.holders.capacity() / 4 {
+            self.holders.shrink_to(self.holders.len() * 2);
+        }
+        tie
     }
 }
 

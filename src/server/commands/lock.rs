@@ -3,14 +3,14 @@
 use crate::engine::lock::{codec, Answer, Asked, Change, Holder, Lock, Mode, Request, Term};
 use crate::engine::lock::{FENCE_MAX, HOLDERS_MAX, OWNER_BYTES_MAX};
 use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
-use crate::engine::waiters::{Bond, DbId};
+use crate::engine::waiters::Bond;
 use crate::server::args::{Args, Word};
 use crate::server::error::Error;
 use crate::server::ffi::context::{unix_now, Arg, Ctx, Situation};
 use crate::server::ffi::entry_point::ArgVec;
 use crate::server::ffi::key::{Holds, Key};
 use crate::server::state::STATE;
-use crate::server::{keyspace, locking, pump};
+use crate::server::{keyspace, locking};
 
 /// What a caller says beside key and owner.
 struct Given {
@@ -67,17 +67,6 @@ fn owner<'c>(args: &mut Args<'c>) -> Result<Arg<'c>, Error> {
     Ok(owner)
 }
 
-/// `name`, open for writing and holding a lock or nothing. Who can be granted it has been.
-fn open<'c>(ctx: Ctx<'c>, db: DbId, name: Arg<'_>) -> Result<Key<'c>, Error> {
-    locking::settle_before(ctx, db, name);
-    let key = ctx.open_write(name);
-    match key.value::<Lock>() {
-        Some(_) => Ok(key),
-        None if matches!(key.holds(), Holds::Nothing) => Ok(key),
-        None => Err(Error::WrongType),
-    }
-}
-
 /// `CACHE.LOCK key owner ttl|PXAT unix-ms [WAIT ms] [SHARED] [PERMITS n] [BIND] [FENCE n]`
 pub fn lock(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let mut args = Args::new(argv);
@@ -90,11 +79,10 @@ pub fn lock(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let now = locking::now();
     let wait_ms = admissible_wait(ctx, &given, situation, now.unix)?;
     let db = ctx.db();
-    let mut key = open(ctx, db, name)?;
+    let mut key = locking::open(ctx, db, name)?;
     if key.value::<Lock>().is_some_and(|lock| lock.overdue(now.unix).is_some()) {
         drop(key);
-        locking::settle_overdue(ctx, db, name);
-        key = open(ctx, db, name)?;
+        key = locking::open_overdue(ctx, db, name)?;
     }
     let request = Request {
         owner: owner.bytes().into(),
@@ -111,13 +99,11 @@ pub fn lock(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     });
     match asked {
         Asked::Granted { fence, change } | Asked::Again { fence, change } => {
-            keyspace::lock::commit(ctx, key, db, name, &change);
-            locking::settle_after(ctx, db, name);
+            locking::commit(ctx, key, db, name, &change);
             ctx.reply_unsigned(fence);
         }
         Asked::Parked(id) => {
             drop(key);
-            pump::schedule(ctx);
             return locking::park(ctx, id, tell);
         }
         Asked::Busy => ctx.reply_nil(),
@@ -152,7 +138,7 @@ fn admissible_wait(ctx: Ctx<'_>, given: &Given, situation: Option<Situation>, no
 fn replay(ctx: Ctx<'_>, name: Arg<'_>, owner: Arg<'_>, given: &Given) -> Result<(), Error> {
     let fence = given.fence.ok_or(Error::Missing("FENCE"))?;
     let db = ctx.db();
-    let key = open(ctx, db, name)?;
+    let key = locking::open(ctx, db, name)?;
     STATE.with(|state| state.locks.fences.see(fence));
     let holder = Holder {
         owner: owner.bytes().into(),
@@ -187,7 +173,7 @@ pub fn unlock(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let (name, owner) = (args.next("key")?, owner(&mut args)?);
     let (db, now) = (ctx.db(), unix_now());
-    let key = open(ctx, db, name)?;
+    let key = locking::open(ctx, db, name)?;
     let change = key.value::<Lock>().and_then(|lock| {
         // A holder past its deadline is nobody, but a primary says when it is removed.
         let as_of = if lock.overdue(now).is_some() && ctx.situation().replays() { UnixMillis(0) } else { now };
@@ -195,8 +181,7 @@ pub fn unlock(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     });
     let held = change.is_some();
     if let Some(change) = change {
-        keyspace::lock::commit(ctx, key, db, name, &change);
-        locking::settle_after(ctx, db, name);
+        locking::commit(ctx, key, db, name, &change);
     }
     ctx.reply_integer(held.into());
     Ok(())
@@ -208,12 +193,14 @@ pub fn extend(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let (name, owner) = (args.next("key")?, owner(&mut args)?);
     let ttl_ms = args.integer("ttl", 1, DURATION_MS_MAX)?;
     let (db, now) = (ctx.db(), unix_now());
-    let key = open(ctx, db, name)?;
-    let change = key.value::<Lock>().and_then(|lock| lock.extend(owner.bytes(), now.after(ttl_ms), now));
+    let key = locking::open(ctx, db, name)?;
+    let change = key.value::<Lock>().and_then(|lock| {
+        let (slot, until) = ((db, name.bytes()), now.after(ttl_ms));
+        STATE.with(|state| state.locks.extend(slot, lock, owner.bytes(), until, now))
+    });
     let held = change.is_some();
     if let Some(change) = change {
-        keyspace::lock::commit(ctx, key, db, name, &change);
-        locking::settle_after(ctx, db, name);
+        locking::commit(ctx, key, db, name, &change);
     }
     ctx.reply_integer(held.into());
     Ok(())
@@ -246,7 +233,8 @@ pub fn lockinfo(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     ctx.reply_bytes(b"holders");
     ctx.reply_array(holders.len());
     for holder in holders {
-        reply_holder(ctx, holder, now.unix);
+        let bond = STATE.with(|state| state.locks.bond(db, name.bytes(), holder));
+        reply_holder(ctx, holder, bond, now.unix);
     }
     ctx.reply_bytes(b"waiters");
     ctx.reply_map(2);
@@ -259,7 +247,7 @@ pub fn lockinfo(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn reply_holder(ctx: Ctx<'_>, holder: &Holder, now: UnixMillis) {
+fn reply_holder(ctx: Ctx<'_>, holder: &Holder, bond: Bond, now: UnixMillis) {
     ctx.reply_map(5);
     ctx.reply_bytes(b"owner");
     ctx.reply_bytes(&holder.owner);
@@ -270,5 +258,5 @@ fn reply_holder(ctx: Ctx<'_>, holder: &Holder, now: UnixMillis) {
     ctx.reply_bytes(b"client");
     holder.client.map_or_else(|| ctx.reply_nil(), |client| ctx.reply_unsigned(client.0));
     ctx.reply_bytes(b"bound");
-    ctx.reply_integer((holder.bond == Bond::Bound).into());
+    ctx.reply_integer((bond == Bond::Bound).into());
 }

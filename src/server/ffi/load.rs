@@ -71,13 +71,13 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     accept(types::register::<Entry>(ctx), "the type cg-cached")?;
     accept(types::register::<Limits>(ctx), "the type cg-limits")?;
     accept(types::register::<Lock>(ctx), "the type cg-locked")?;
-    let in_cluster = Ctx::new(ctx).situation().is_cluster();
+    let situation = Ctx::new(ctx).situation();
     let now = unix_now();
     // An operator may have renamed either.
     let deletion = [c"UNLINK", c"DEL"].into_iter().find(|name| Ctx::new(ctx).knows(name));
     let deletion = deletion.ok_or("the server has neither UNLINK nor DEL under that name")?;
     STATE.with(|state| {
-        state.in_cluster = in_cluster;
+        (state.in_cluster, state.follows) = (situation.is_cluster(), situation.is_replica());
         state.deletion = deletion;
         state.locks.fences.begin(now);
     });

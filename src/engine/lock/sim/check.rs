@@ -13,6 +13,7 @@ impl World {
             check_holders(slot, lock, lock.live(now).count());
         }
         self.check_beliefs();
+        self.check_bonds();
         self.check_replica();
         if self.book.next_doubted().is_none() && self.book.next_due().is_none_or(|at| at > self.now().mono) {
             self.check_lines();
@@ -38,6 +39,19 @@ impl World {
         }
     }
 
+    /// Each bond is that of a holder that is there, and none was tied anew that had been forgotten.
+    fn check_bonds(&self) {
+        for (client, slot, owner) in self.book.ties() {
+            let holder = self.keyspace.lock(slot).and_then(|lock| lock.holders().iter().find(|it| it.owner == *owner));
+            let tie = holder.and_then(Holder::tie);
+            assert_eq!(tie.map(|(client, _)| client), Some(client), "a bond of {owner:?} to {slot:?} is left behind");
+            assert!(
+                holder.is_none_or(|holder| !self.untied.contains(&(slot.clone(), holder.fence))),
+                "{holder:?} was untied"
+            );
+        }
+    }
+
     fn check_replica(&self) {
         let mut replica = self.replica.clone();
         self.unsent.iter().for_each(|effect| replica.apply(effect.clone()));
@@ -59,9 +73,10 @@ impl World {
             }
         }
         for (slot, lock) in self.keyspace.locks() {
+            let untied = |holder: &Holder| self.untied.contains(&(slot.clone(), holder.fence));
             let gone = |holder: &&Holder| {
                 let closed = holder.client.is_some_and(|client| !self.clients.contains(&client));
-                holder.bond == Bond::Bound && closed && !self.untied.contains(&holder.fence)
+                holder.bond == Bond::Bound && closed && !untied(holder)
             };
             assert!(lock.live(now.unix).find(gone).is_none(), "{slot:?} is bound to nobody: {lock:?}");
         }

@@ -23,10 +23,12 @@ pub enum Event {
     RefusedByRole,
     RenamedAway,
     PermitsInUse,
+    NumberRaised,
+    ExtendedUnheard,
 }
 
 impl Event {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::GrantedAtOnce,
         Self::GrantedAfterWaiting,
         Self::GrantedTogether,
@@ -47,5 +49,7 @@ impl Event {
         Self::RefusedByRole,
         Self::RenamedAway,
         Self::PermitsInUse,
+        Self::NumberRaised,
+        Self::ExtendedUnheard,
     ];
 }

@@ -56,6 +56,8 @@ impl World {
         self.beliefs.retain(|belief| belief.slot.db != one && belief.slot.db != other);
         self.happen(Effect::Swap(one, other));
         self.book.swapped(one, other);
+        let untied = std::mem::take(&mut self.untied).into_iter();
+        self.untied = untied.map(|(slot, fence)| (slot.swapped(one, other), fence)).collect();
     }
 
     fn everybody_leaves(&mut self) {
@@ -90,7 +92,7 @@ impl World {
         self.everybody_leaves();
         self.unsent.clear();
         self.keyspace = self.replica.clone();
-        self.untie(None);
+        self.untie();
         self.book.fences = self.replica_fences;
         let now = self.now().unix;
         self.book.fences.begin(now);
@@ -105,7 +107,7 @@ impl World {
         self.owed.extend(waited);
         self.beliefs.iter_mut().for_each(|belief| belief.bound_to = None);
         self.book.forget_all(&Answer::Readonly);
-        self.untie(None);
+        self.untie();
         let now = self.now().unix;
         self.book.fences.begin(now);
         self.started_ms = self.true_ms;

@@ -52,7 +52,10 @@ impl Keyspace {
                 }
             }
             Effect::Rename(from, to) => {
-                let value = self.0.remove(&from).expect("RENAME of nothing");
+                let value = match self.0.remove(&from).expect("RENAME of nothing") {
+                    Value::Lock(lock, expires) => Value::Lock(lock.unbound(), expires),
+                    Value::Other => Value::Other,
+                };
                 self.0.insert(to, value);
             }
             Effect::Copy(from, to) => {

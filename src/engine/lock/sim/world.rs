@@ -20,6 +20,7 @@ pub struct Waits {
     pub owner: u8,
     pub mode: Mode,
     pub deadline: MonoMillis,
+    pub at_least: u64,
 }
 
 /// A grant that somebody was told of.
@@ -50,8 +51,9 @@ pub struct World {
     pub owed: BTreeMap<WaiterId, ClientId>,
     pub beliefs: Vec<Belief>,
     pub fences: Vec<u64>,
-    /// Numbers whose holders went to another key or server with their bond, which does not follow.
-    pub untied: BTreeSet<u64>,
+    /// Numbers whose holders were bound when this server became a replica, or its replica a primary: their
+    /// bonds are forgotten.
+    pub untied: BTreeSet<(Slot, u64)>,
     waiters_max: usize,
     dbs: DbId,
     keys: u8,
@@ -127,7 +129,6 @@ impl World {
             }
             108 if self.keyspace.0.contains_key(&slot) && slot != other => {
                 self.count(Event::RenamedAway, self.lines.get(&slot).is_some_and(|line| !line.is_empty()));
-                self.untie(Some(&slot));
                 self.removed_by(Effect::Rename(slot.clone(), other.clone()), &[slot, other]);
             }
             109 if self.keyspace.0.contains_key(&slot) && slot != other => {
@@ -198,9 +199,9 @@ impl World {
         if self.keyspace.0.get(&slot) == Some(&Value::Other) {
             return;
         }
-        let request =
-            Request { owner: Owner::from([owner]), client, mode, term: Term::Lasts(ttl_ms), bond, at_least: 0 };
         let now = self.now();
+        let at_least = self.some_number(now);
+        let request = Request { owner: Owner::from([owner]), client, mode, term: Term::Lasts(ttl_ms), bond, at_least };
         let line = self.lines.get(&slot).is_some_and(|line| !line.is_empty());
         let limits = (wait_ms, self.waiters_max);
         match self.book.ask((slot.db, &slot.key), self.keyspace.lock(&slot), request, limits, now) {
@@ -211,19 +212,22 @@ impl World {
                     Event::PermitsInUse,
                     matches!(mode, Mode::Permits(2..)) && self.keyspace.lock(&slot).is_some(),
                 );
+                assert!(fence >= at_least);
                 self.number(fence);
                 self.commit(&slot, change);
                 self.believe(&slot, owner, fence);
             }
             Asked::Again { fence, change } => {
+                assert!(fence >= at_least);
                 self.count(Event::ToldAgain, true);
+                self.number_again(&slot, fence);
                 self.commit(&slot, change);
                 self.believe(&slot, owner, fence);
             }
             Asked::Parked(id) => {
                 assert!(wait_ms > 0 && self.book.waiters() <= self.waiters_max);
                 let deadline = now.mono.after(wait_ms);
-                self.lines.entry(slot).or_default().push(Waits { id, client, owner, mode, deadline });
+                self.lines.entry(slot).or_default().push(Waits { id, client, owner, mode, deadline, at_least });
             }
             Asked::Busy => self.count(Event::Crowded, wait_ms > 0),
             Asked::Clash(held) => {
@@ -236,26 +240,6 @@ impl World {
             }
             Asked::Exhausted => panic!("numbers are used up"),
         }
-    }
-
-    /// A new number: higher than all before it.
-    pub fn number(&mut self, fence: u64) {
-        assert!(self.fences.last().is_none_or(|last| *last < fence), "number {fence} after {:?}", self.fences.last());
-        self.fences.push(fence);
-    }
-
-    /// `owner` is told that it holds `slot`, as its value says.
-    fn believe(&mut self, slot: &Slot, owner: u8, fence: u64) {
-        let lock = self.keyspace.lock(slot).expect("a grant of a lock that is not there");
-        let holder = lock.holders().iter().find(|holder| *holder.owner == [owner]).expect("a grant to nobody");
-        assert_eq!(holder.fence, fence);
-        let (deadline, bound_to) = (holder.deadline, holder.client.filter(|_| holder.bond == Bond::Bound));
-        self.disbelieve(slot, Some(owner));
-        self.beliefs.push(Belief { slot: slot.clone(), owner, fence, deadline, bound_to });
-    }
-
-    fn disbelieve(&mut self, slot: &Slot, owner: Option<u8>) {
-        self.beliefs.retain(|belief| belief.slot != *slot || owner.is_some_and(|owner| owner != belief.owner));
     }
 
     fn unlock(&mut self, slot: &Slot) {
@@ -282,12 +266,16 @@ impl World {
         let (owner, ms) = (self.rng.random_range(0..self.owners), self.some_ms());
         self.settle(slot);
         let now = self.now().unix;
-        if let Some(change) = self.keyspace.lock(slot).and_then(|lock| lock.extend(&[owner], now.after(ms), now)) {
+        let extended = self
+            .keyspace
+            .lock(slot)
+            .and_then(|lock| self.book.extend((slot.db, &slot.key), lock, &[owner], now.after(ms), now));
+        if let Some(change) = extended {
+            let Change::Hold { holder, .. } = change.clone() else { panic!("{change:?}") };
+            let knew = self.beliefs.iter().any(|belief| belief.slot == *slot && belief.owner == owner);
+            self.count(Event::ExtendedUnheard, !knew);
             self.commit(slot, change);
-            self.beliefs
-                .iter_mut()
-                .filter(|belief| belief.slot == *slot && belief.owner == owner)
-                .for_each(|belief| belief.deadline = now.after(ms));
+            self.believe(slot, owner, holder.fence);
             self.settle(slot);
         }
     }
@@ -297,20 +285,20 @@ impl World {
         self.unsent.push_back(effect);
     }
 
-    pub fn untie(&mut self, only: Option<&Slot>) {
-        let locks = self.keyspace.locks().filter(|(slot, _)| only.is_none_or(|only| only == *slot));
-        self.untied.extend(locks.flat_map(|(_, lock)| lock.holders()).map(|holder| holder.fence));
+    pub fn untie(&mut self) {
+        for (slot, lock) in self.keyspace.locks() {
+            self.untied.extend(lock.holders().iter().map(|holder| (slot.clone(), holder.fence)));
+        }
     }
 
     /// As the server commits a change.
     fn commit(&mut self, slot: &Slot, change: Change) {
         let now = self.now().unix;
-        let replaced = match (&change, self.keyspace.lock(slot).cloned()) {
-            (_, Some(mut lock)) => lock.apply(change.clone()),
-            _ => None,
-        };
-        if let (Change::Drop { .. }, Some(gone)) = (&change, &replaced) {
-            self.disbelieve_dropped(slot, gone.owner[0], gone.deadline <= now);
+        let before = self.keyspace.lock(slot).cloned();
+        let untied = before.clone().map_or_else(Vec::new, |mut lock| lock.apply(change.clone()));
+        if let (Change::Drop { owner }, Some(lock)) = (&change, &before) {
+            let gone = lock.holders().iter().find(|holder| holder.owner == *owner).expect("a drop of nobody");
+            self.disbelieve_dropped(slot, owner[0], gone.deadline <= now);
         }
         if let (Change::Clear, Some(lock)) = (&change, self.keyspace.lock(slot)) {
             assert!(lock.live(now).next().is_none(), "{lock:?} is cleared");
@@ -320,23 +308,19 @@ impl World {
             // One owner is one holder, however often it asks: bound as it was when it asked last.
             let mine = |belief: &&mut Belief| belief.slot == *slot && belief.owner == holder.owner[0];
             let bound_to = holder.client.filter(|_| holder.bond == Bond::Bound);
-            self.beliefs.iter_mut().filter(mine).for_each(|belief| belief.bound_to = bound_to);
+            self.beliefs.iter_mut().filter(mine).for_each(|belief| {
+                (belief.bound_to, belief.fence) = (bound_to, holder.fence);
+            });
         }
-        let before = self.keyspace.lock(slot).cloned();
         self.happen(Effect::Change(slot.clone(), change.clone()));
-        self.book.committed(slot.db, &slot.key, &change, replaced.as_ref());
-        if let (Some(before), None) = (before, self.keyspace.lock(slot)) {
-            self.book.removed(slot.db, &slot.key, &before);
+        self.book.committed(slot.db, &slot.key, &change, untied);
+        if self.keyspace.lock(slot).is_none() {
+            // As the server deletes it: whoever held it has been taken out of it before.
+            before.into_iter().for_each(|mut lock| {
+                lock.apply(Change::Clear);
+                self.book.removed(slot.db, &slot.key, &mut lock);
+            });
         }
-    }
-
-    fn disbelieve_dropped(&mut self, slot: &Slot, owner: u8, overdue: bool) {
-        let mine = |belief: &&Belief| belief.slot == *slot && belief.owner == owner;
-        if let Some(belief) = self.beliefs.iter().find(mine) {
-            assert!(overdue || belief.bound_to.is_some_and(|client| !self.clients.contains(&client)), "{belief:?}");
-        }
-        self.count(Event::ReleasedByClosing, !overdue && self.beliefs.iter().any(|belief| mine(&belief)));
-        self.disbelieve(slot, Some(owner));
     }
 
     /// As the server asks the book until nothing is left to do about a key.
@@ -386,9 +370,11 @@ impl World {
         let new = self.fences.last().is_none_or(|last| *last < holder.fence);
         self.count(Event::GrantedAfterWaiting, new);
         self.count(Event::GrantedToTwoOfOneName, mine.len() > 1);
+        assert!(mine.iter().all(|waits| waits.at_least <= holder.fence), "{mine:?} are told {}", holder.fence);
         if new {
             self.number(holder.fence);
         }
+        self.untied.remove(&(slot.clone(), holder.fence));
     }
 
     pub fn expire_natively(&mut self, slot: &Slot) {
@@ -406,8 +392,8 @@ impl World {
             slots.iter().filter_map(|slot| Some((slot.clone(), self.keyspace.lock(slot)?.clone()))).collect();
         slots.iter().for_each(|slot| self.disbelieve(slot, None));
         self.happen(effect);
-        for (slot, lock) in gone {
-            self.book.removed(slot.db, &slot.key, &lock);
+        for (slot, mut lock) in gone {
+            self.book.removed(slot.db, &slot.key, &mut lock);
         }
     }
 
@@ -429,16 +415,6 @@ impl World {
                 Answer::TimedOut => self.count(Event::TimedOut, true),
                 _ => {}
             }
-        }
-    }
-
-    /// A grant is heard of; by then it may be over.
-    fn hear(&mut self, client: ClientId, granted: &Granted) {
-        assert_eq!(client, granted.client);
-        let (slot, now) = (granted.slot.clone(), self.now().unix);
-        let Some(lock) = self.keyspace.lock(&slot) else { return };
-        if lock.holder(&granted.owner, now).is_some_and(|holder| holder.fence == granted.fence) {
-            self.believe(&slot, granted.owner[0], granted.fence);
         }
     }
 
