@@ -6,13 +6,19 @@
 //! that makes cluster clients ask again and be redirected.
 
 use super::ffi::context::{mono_now, Ctx};
+use super::pump;
 use super::state::STATE;
+use super::tagging::TAGGING;
+use crate::engine::cluster::SlotRanges;
 use crate::engine::lock;
 use crate::engine::outbox::Answer;
 use crate::engine::time::MonoMillis;
+use crate::engine::waiters::DbId;
 
 /// How often the keys are looked at, in milliseconds.
 const PROBE_MS: u64 = 1_000;
+/// The database whose keys move between nodes.
+const DB: DbId = 0;
 /// Keys looked at in one turn.
 const KEYS_PER_TURN: usize = 200;
 
@@ -51,6 +57,26 @@ pub fn refuse_foreign(ctx: Ctx<'_>) {
             });
         }
     }
+}
+
+/// Slots that moved away are about to be emptied: nobody here holds or waits for a lease or a lock
+/// of theirs any longer. Else a lease would still be good if its slot came back, whatever had become
+/// of the key meanwhile. O(leases).
+pub fn slots_left(ctx: Ctx<'_>, left: &SlotRanges) {
+    STATE.with(|state| {
+        for slot in state.book.leased(|key| left.have(key)) {
+            state.book.refuse(&slot, &Answer::Moved);
+        }
+        for slot in state.locks.waited_for().into_iter().filter(|slot| left.have(&slot.key)) {
+            state.locks.refuse(&slot, &lock::Answer::Moved);
+        }
+    });
+    pump::schedule(ctx);
+}
+
+/// The keys of these slots are gone all at once, which no value was told.
+pub fn slots_dropped(left: &SlotRanges) {
+    TAGGING.with(|tagging| tagging.book.drop_some(DB, |key| left.have(key)));
 }
 
 /// Answers those who wait for a key of a foreign slot whose lease is about to end, so that none of

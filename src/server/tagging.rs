@@ -118,10 +118,10 @@ pub fn enter<'a>(
     entry.set_tags(Some(Tags::Indexed(id)));
 }
 
-/// `entry` is about to leave its key in `db` by other hands, to be freed or put under another.
-pub fn delist(db: DbId, entry: &mut Entry) {
+/// `entry` is about to leave `key` of `db` by other hands, to be freed or put under another.
+pub fn delist(db: DbId, key: &[u8], entry: &mut Entry) {
     if entry.tags().is_some() {
-        TAGGING.with(|tagging| tagging.book.delist(db, entry));
+        TAGGING.with(|tagging| tagging.book.delist(db, key, entry));
     }
 }
 

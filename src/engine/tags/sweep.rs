@@ -128,6 +128,12 @@ impl TagIndex {
         !self.is_empty() || !self.history.recent.is_empty()
     }
 
+    /// Takes out all records whose keys `of` says. O(records).
+    pub fn drop_some(&mut self, of: impl Fn(&[u8]) -> bool) {
+        let gone: Vec<u32> = self.keys.iter().filter(|(_, record)| of(record.name())).map(|(slot, _)| slot).collect();
+        gone.into_iter().for_each(|slot| self.remove(KeyId::new(slot)));
+    }
+
     /// Takes a forgotten tag from one of its members. That does not count as stored now: the
     /// member may be dead by another tag.
     fn strip_one(&mut self, id: u32) {
