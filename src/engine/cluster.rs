@@ -11,7 +11,8 @@ const SLOTS: u16 = 16_384;
 pub fn slot_of(key: &[u8]) -> u16 {
     let hashed = tag_of(key).unwrap_or(key);
     let crc = hashed.iter().fold(0u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
+        (0..8)
+            .fold(crc ^ (u16::from(*byte) << 8), |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
     });
     crc % SLOTS
 }

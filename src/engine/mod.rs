@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acl;
 pub mod cluster;
 pub mod codec;
 pub mod entry;
