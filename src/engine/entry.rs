@@ -63,6 +63,14 @@ pub struct Carried {
     pub since: UnixMillis,
 }
 
+impl Carried {
+    /// Of an entry of which nothing is known any more.
+    #[must_use]
+    pub fn dead() -> Self {
+        Self { standing: Standing::Dead, ..Self::default() }
+    }
+}
+
 /// Two entries are equal if they hold the same; how often they were read is a statistic.
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {

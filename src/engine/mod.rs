@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acl;
+pub mod cluster;
 pub mod codec;
 pub mod entry;
 pub mod freshness;

@@ -24,6 +24,7 @@ use ahash::RandomState;
 use history::History;
 use record::{Record, Tag};
 use roster::{Mark, Roster};
+use scoped::Scoped;
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -34,6 +35,8 @@ mod history;
 mod pace;
 mod record;
 mod roster;
+mod scoped;
+mod single;
 mod slab;
 mod sweep;
 mod view;
@@ -42,6 +45,7 @@ mod watch;
 pub use book::{Doomed, TagBook};
 pub use history::{KEPT_MAX, RECENT_MAX};
 pub use pace::slice_us;
+pub use scoped::EVENTS_MAX;
 pub use view::TagInfo;
 
 /// How many tags an entry may carry; the server refuses more.
@@ -102,6 +106,7 @@ pub struct TagIndex {
     forgotten: BTreeSet<u32>,
     watch: Watch,
     history: History,
+    scoped: Scoped,
 }
 
 impl Default for TagIndex {
@@ -137,6 +142,7 @@ impl TagIndex {
             forgotten: BTreeSet::new(),
             watch: Watch::default(),
             history: History::default(),
+            scoped: Scoped::default(),
         }
     }
 

@@ -6,14 +6,19 @@
 //! that makes cluster clients ask again and be redirected.
 
 use super::ffi::context::{mono_now, Ctx};
-use super::pump::Budget;
+use super::pump::{self, Budget};
 use super::state::STATE;
+use super::tagging::TAGGING;
+use crate::engine::cluster::SlotRanges;
 use crate::engine::lock;
 use crate::engine::outbox::Answer;
 use crate::engine::time::MonoMillis;
+use crate::engine::waiters::DbId;
 
 /// How often the keys are looked at, in milliseconds.
 const PROBE_MS: u64 = 1_000;
+/// The database whose keys move between nodes.
+const DB: DbId = 0;
 
 /// When to look next; `None` while nobody waits or there is no cluster.
 #[must_use]
@@ -48,6 +53,26 @@ pub fn refuse_foreign(ctx: Ctx<'_>, budget: &Budget) {
         }
     }
     STATE.with(|state| state.probe_at = (!state.probing.is_empty()).then_some(now));
+}
+
+/// Slots that moved away are about to be emptied: nobody here holds or waits for a lease or a lock
+/// of theirs any longer. Else a lease would still be good if its slot came back, whatever had become
+/// of the key meanwhile. O(leases).
+pub fn slots_left(ctx: Ctx<'_>, left: &SlotRanges) {
+    STATE.with(|state| {
+        for slot in state.book.leased(|key| left.have(key)) {
+            state.book.refuse(&slot, &Answer::Moved);
+        }
+        for slot in state.locks.waited_for().into_iter().filter(|slot| left.have(&slot.key)) {
+            state.locks.refuse(&slot, &lock::Answer::Moved);
+        }
+    });
+    pump::schedule(ctx);
+}
+
+/// The keys of these slots are gone all at once, which no value was told.
+pub fn slots_dropped(left: &SlotRanges) {
+    TAGGING.with(|tagging| tagging.book.drop_some(DB, |key| left.have(key)));
 }
 
 /// Answers those who wait for a key of a foreign slot whose lease ends next and is over, so that none

@@ -83,8 +83,6 @@ pub enum Error {
     FarAhead(&'static str),
     /// A lease or lock would have to be granted, and this server follows another one.
     Readonly,
-    /// The command would change keys that the user may not change.
-    NoPermission,
     /// More tags than an entry may have.
     TooManyTags,
     /// A limit would have to change, and this server follows another one.
@@ -130,7 +128,6 @@ impl Error {
             Self::Failed(message) => format!("FAILED {}", String::from_utf8_lossy(message)),
             Self::NotInScript(name) => format!("ERR {name} cannot be given in a script, which has no connection"),
             Self::Full => format!("ERR {LEASES_MAX} leases are out, no more can be granted"),
-            Self::NoPermission => "NOPERM this user may not change all of the entries that have the tag".to_owned(),
             Self::TooManyTags => format!("ERR an entry cannot have more than {TAGS_PER_ENTRY_MAX} tags"),
             Self::ReadonlyLimit => "READONLY this server became a replica while the caller waited".to_owned(),
             Self::HeldAs(mode) => format!("ERR the key is held or waited for {}", held(*mode)),

@@ -13,7 +13,7 @@ pub mod limits;
 use super::ffi::context::{Arg, Ctx, Effect};
 use super::ffi::key::{Holds, Key};
 use super::state::STATE;
-use super::tagging;
+use super::tagging::{self, TAGGING};
 use crate::engine::entry::{Entry, Meta, Tags};
 use crate::engine::tags::{KeyId, Standing};
 use crate::engine::time::UnixMillis;
@@ -123,12 +123,16 @@ pub fn touch(
     key.expire_at(end(fresh, meta));
     key.close();
     ctx.signal_modified(name);
+    replicate_touch(ctx, name, fresh, meta.stale_ms, stale_since);
+    ctx.notify(c"cache.touch", name);
+}
+
+fn replicate_touch(ctx: Ctx<'_>, name: Arg<'_>, fresh: FreshUntil, stale_ms: u64, stale_since: Option<UnixMillis>) {
     let mut words = vec![Effect::Arg(name)];
     push_freshness(&mut words, fresh);
-    push_number(&mut words, c"STALE", meta.stale_ms);
+    push_number(&mut words, c"STALE", stale_ms);
     push_stale_since(&mut words, stale_since);
     ctx.replicate(c"CACHE.TOUCH", &words);
-    ctx.notify(c"cache.touch", name);
 }
 
 /// The tags of the entry under `key`, which is open as `name`, were changed by `command` with `changed`.
@@ -201,14 +205,40 @@ pub fn tell_deleted(ctx: Ctx<'_>, names: &[Arg<'_>]) {
         return;
     }
     names.iter().for_each(|name| ctx.signal_modified(*name));
+    replicate_deleted(ctx, names);
+    for name in names {
+        ctx.notify_deleted(*name);
+    }
+}
+
+/// Tells replicas and the AOF that `names` were deleted; here they may still be waiting for it.
+pub fn replicate_deleted(ctx: Ctx<'_>, names: &[Arg<'_>]) {
     let effect: Vec<_> = names.iter().map(|name| Effect::Arg(*name)).collect();
     // In a cluster one command has keys of one slot, also on its way to who takes the slot over.
     let (command, in_cluster) = STATE.with(|state| (state.deletion, state.in_cluster));
     let batch = if in_cluster { 1 } else { effect.len() };
     effect.chunks(batch).for_each(|keys| ctx.replicate(command, keys));
-    for name in names {
-        ctx.notify_deleted(*name);
+}
+
+/// The entry under `name`, which the index knows as `id`, is stale since `now` if it was not before.
+/// False if it is not there any more.
+pub fn mark_stale(ctx: Ctx<'_>, name: Arg<'_>, id: KeyId, now: UnixMillis) -> bool {
+    let key = ctx.open_write(name);
+    let (db, expires) = (key.db(), key.expires());
+    let entry = key.entry().filter(|entry| entry.tags() == Some(&Tags::Indexed(id)));
+    let Some(meta) = entry.map(Entry::meta) else { return false };
+    // ORDER: replicating may look the key up, so it is closed before.
+    drop(key);
+    let since = TAGGING.with(|tagging| {
+        let index = tagging.book.index_of(db);
+        index.age(id, now).then(|| index.stale_since(id))
+    });
+    if since.is_some() {
+        let fresh = expires
+            .map_or(FreshUntil::Forever, |at| FreshUntil::At(UnixMillis(at.0.saturating_sub(meta.stale_ms).max(1))));
+        replicate_touch(ctx, name, fresh, meta.stale_ms, since);
     }
+    since.is_some()
 }
 
 fn end(fresh: FreshUntil, meta: Meta) -> Option<UnixMillis> {

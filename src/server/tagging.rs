@@ -18,6 +18,7 @@ use crate::engine::lease::Serial;
 use crate::engine::tags::{Arrival, Standing, TagBook};
 use crate::engine::time::UnixMillis;
 use crate::engine::waiters::DbId;
+use std::cmp::Reverse;
 
 /// What is known of tags. Borrowed for moments only, as [`STATE`].
 pub struct Tagging {
@@ -118,10 +119,10 @@ pub fn enter<'a>(
     entry.set_tags(Some(Tags::Indexed(id)));
 }
 
-/// `entry` is about to leave its key in `db` by other hands, to be freed or put under another.
-pub fn delist(db: DbId, entry: &mut Entry) {
+/// `entry` is about to leave `key` of `db` by other hands, to be freed or put under another.
+pub fn delist(db: DbId, key: &[u8], entry: &mut Entry) {
     if entry.tags().is_some() {
-        TAGGING.with(|tagging| tagging.book.delist(db, entry));
+        TAGGING.with(|tagging| tagging.book.delist(db, key, entry));
     }
 }
 
@@ -209,10 +210,52 @@ pub fn watch_entry(key: &Key<'_>) {
     }
 }
 
-/// What has happened to any of `tags` since the lease `serial` was granted.
+/// What has happened to any of `tags` since the lease `serial` on `name` was granted.
 #[must_use]
-pub fn fate<'a>(db: DbId, tags: impl Iterator<Item = &'a [u8]>, serial: Serial) -> (Standing, UnixMillis) {
-    let now = unix_now();
+pub fn fate<'a>(
+    ctx: Ctx<'_>,
+    name: Arg<'_>,
+    tags: impl Iterator<Item = &'a [u8]> + Clone,
+    serial: Serial,
+) -> (Standing, UnixMillis) {
+    let (db, now) = (ctx.db(), unix_now());
+    let (all, some) = (fate_of_all(db, tags.clone(), serial, now), fate_of_some(ctx, name, tags, serial));
+    match (all, some) {
+        ((Standing::Stale, since), Some((Standing::Stale, earlier))) => (Standing::Stale, since.min(earlier)),
+        (all, Some(some)) if some.0 > all.0 => some,
+        (all, _) => all,
+    }
+}
+
+/// The same, by users who may change some keys only, if they may change this one.
+fn fate_of_some<'a>(
+    ctx: Ctx<'_>,
+    name: Arg<'_>,
+    tags: impl Iterator<Item = &'a [u8]>,
+    serial: Serial,
+) -> Option<(Standing, UnixMillis)> {
+    let db = ctx.db();
+    let noted: Vec<_> = TAGGING.with(|tagging| {
+        let index = tagging.book.index(db).filter(|index| index.has_scoped());
+        index.map_or_else(Vec::new, |index| tags.flat_map(|tag| index.scoped_since(tag, serial.0)).collect())
+    });
+    let mut worst: Option<(Standing, UnixMillis)> = None;
+    for (rules, standing, since) in noted {
+        // Only what would make it worse is worth asking for.
+        let is_worse = worst.is_none_or(|worst| (standing, Reverse(since)) > (worst.0, Reverse(worst.1)));
+        if is_worse && ctx.patterns(&rules).allow(name) {
+            worst = Some((standing, since));
+        }
+    }
+    worst
+}
+
+fn fate_of_all<'a>(
+    db: DbId,
+    tags: impl Iterator<Item = &'a [u8]>,
+    serial: Serial,
+    now: UnixMillis,
+) -> (Standing, UnixMillis) {
     TAGGING.with(|tagging| {
         let Some(index) = tagging.book.index(db) else { return (Standing::Live, now) };
         let mut fate = (Standing::Live, now);
@@ -229,12 +272,12 @@ pub fn fate<'a>(db: DbId, tags: impl Iterator<Item = &'a [u8]>, serial: Serial) 
     })
 }
 
-/// Since when an entry of `db` is to count as stale that was found unmodified under the lease
+/// Since when an entry under `name` is to count as stale that was found unmodified under the lease
 /// `serial`: since one of its tags was marked stale after that was granted, if one was.
 #[must_use]
-pub fn fate_of(db: DbId, entry: &Entry, serial: Serial) -> Option<UnixMillis> {
-    let names = carried(db, entry).names;
-    match fate(db, names.iter().map(|name| &**name), serial) {
+pub fn fate_of(ctx: Ctx<'_>, name: Arg<'_>, entry: &Entry, serial: Serial) -> Option<UnixMillis> {
+    let names = carried(ctx.db(), entry).names;
+    match fate(ctx, name, names.iter().map(|name| &**name), serial) {
         (Standing::Stale, since) => Some(since),
         (Standing::Live | Standing::Dead, _) => None,
     }

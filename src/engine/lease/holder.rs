@@ -133,6 +133,14 @@ impl LeaseBook {
         queued.map(|(key, flight)| Slot { db: flight.db, key: Rc::clone(key) }).collect()
     }
 
+    /// The keys that a lease is out on, of those that `of` says. O(leases).
+    #[must_use]
+    pub fn leased(&self, of: impl Fn(&[u8]) -> bool) -> Vec<Slot> {
+        let some = self.flights.iter().filter(|(key, _)| of(key));
+        let all = some.flat_map(|(key, flights)| flights.iter().map(move |flight| (key, flight)));
+        all.map(|(key, flight)| Slot { db: flight.db, key: Rc::clone(key) }).collect()
+    }
+
     /// The key whose lease [`Self::expire_next`] would hand over at `now`, if that is what it would do.
     #[must_use]
     pub fn next_handover(&self, now: MonoMillis) -> Option<Slot> {

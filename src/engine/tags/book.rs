@@ -99,12 +99,24 @@ impl TagBook {
         entry.set_tags(Some(Tags::Indexed(id)));
     }
 
-    /// An entry is about to leave its key in `db`: it takes along what it has there. O(tags).
-    pub fn delist(&mut self, db: DbId, entry: &mut Entry) {
+    /// An entry is about to leave `key` of `db`: it takes along what it has there. One that the
+    /// server had hidden was given up as gone, and another may have its number now: it is dead.
+    /// O(tags).
+    pub fn delist(&mut self, db: DbId, key: &[u8], entry: &mut Entry) {
         if let Some(&Tags::Indexed(id)) = entry.tags() {
-            let carried = self.carried(db, entry);
+            let is_known = self.index(db).and_then(|index| index.key(id)) == Some(key);
+            let carried = if is_known { self.carried(db, entry) } else { Carried::dead() };
             entry.set_tags(Some(Tags::Carried(carried)));
-            self.index_of(db).remove(id);
+            if is_known {
+                self.index_of(db).remove(id);
+            }
+        }
+    }
+
+    /// All entries of `db` whose keys `of` says were dropped, untold. O(entries).
+    pub fn drop_some(&mut self, db: DbId, of: impl Fn(&[u8]) -> bool) {
+        if let Some(index) = self.indexes.get_mut(&db) {
+            index.drop_some(of);
         }
     }
 
@@ -204,7 +216,7 @@ mod tests {
                 2 => drop(book.index_of(0).invalidate(b"a", NOW)),
                 _ => {}
             }
-            book.delist(0, &mut entry);
+            book.delist(0, b"k", &mut entry);
             assert_eq!((book.standing(0, &entry), book.index_of(0).len()), (standing, 0));
             book.enlist(5, b"other", &mut entry, NOW);
             assert_eq!(book.standing(5, &entry), standing);
@@ -214,6 +226,31 @@ mod tests {
             book.strike_out(5, &mut entry);
             assert_eq!((entry.tags(), book.index_of(5).len(), book.backlog()), (None, 0, 0));
         }
+    }
+
+    #[test]
+    fn an_entry_that_was_given_up_takes_nothing_of_who_has_its_number_now() {
+        let mut book = TagBook::new(1);
+        let mut hidden = stored(&mut book, 0, b"hidden", &[b"t"]);
+        let Some(&Tags::Indexed(id)) = hidden.tags() else { panic!("it is indexed") };
+        book.index_of(0).remove(id);
+        let other = stored(&mut book, 0, b"other", &[b"u"]);
+        assert_eq!(other.tags(), hidden.tags(), "the number is used again");
+        book.delist(0, b"hidden", &mut hidden);
+        assert_eq!((book.standing(0, &hidden), book.standing(0, &other)), (Standing::Dead, Standing::Live));
+        assert_eq!(book.index_of(0).count(b"u"), 1);
+    }
+
+    #[test]
+    fn keys_that_are_dropped_by_the_slot_leave_the_others() {
+        let mut book = TagBook::new(1);
+        (0..3_000u32).for_each(|n| drop(stored(&mut book, 0, &n.to_le_bytes(), &[b"t"])));
+        book.index_of(0).invalidate(b"t", NOW);
+        (3_000..6_000u32).for_each(|n| drop(stored(&mut book, 0, &n.to_le_bytes(), &[b"t"])));
+        book.drop_some(0, |key| key.first().is_some_and(|byte| byte % 3 > 0));
+        assert_eq!(book.index_of(0).keys(b"t").count(), book.index_of(0).count(b"t"));
+        assert!(book.index_of(0).keys(b"t").all(|key| key[0].is_multiple_of(3)));
+        assert_eq!((book.index_of(0).count(b"t"), book.backlog()), (1_008, 1_008));
     }
 
     #[test]

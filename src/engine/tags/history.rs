@@ -85,15 +85,16 @@ impl TagIndex {
 
     /// Nobody will ask again about a sequence below `sequence`: no older lease is out. With no
     /// lease out at all, that is [`Self::sequence`]. What this makes superfluous goes with
-    /// [`Self::tidy`]. O(1).
+    /// [`Self::tidy`]. O(scopes).
     pub fn forget_before(&mut self, sequence: u64) {
         self.history.floor = self.history.floor.max(sequence.min(self.sequence));
+        self.scoped.forget_before(self.history.floor);
     }
 
     /// True if more is remembered than is kept although nobody may ask.
     #[must_use]
     pub fn has_history(&self) -> bool {
-        self.history.recent.len() > self.history.kept_max
+        self.history.recent.len() > self.history.kept_max || !self.scoped.is_empty()
     }
 
     /// Forgets the tag that was quiet for longest.

@@ -171,6 +171,23 @@ impl Model {
         count
     }
 
+    pub fn live_under(&self, tags: &[&[u8]]) -> Vec<&Name> {
+        let live = |entry: &Entry| tags.iter().any(|tag| entry.is_live_under(tag));
+        self.entries.iter().filter(|(_, entry)| live(entry)).map(|(key, _)| key).collect()
+    }
+
+    pub fn kill(&mut self, key: &[u8]) {
+        let entry = self.entries.get_mut(key).expect("it is there");
+        (entry.standing, entry.was_born_dead) = (Standing::Dead, true);
+        entry.tags.clear();
+        self.settle();
+    }
+
+    pub fn age(&mut self, key: &[u8], now: UnixMillis) {
+        let entry = self.entries.get_mut(key).expect("it is there");
+        (entry.standing, entry.since) = (Standing::Stale, entry.since.or(Some(now)));
+    }
+
     pub fn forget(&mut self, tag: &[u8]) -> usize {
         let count = self.members(tag);
         for entry in self.entries.values_mut() {

@@ -142,6 +142,12 @@ impl<T> Slab<T> {
         used.map(|(id, _)| id).take(n).collect()
     }
 
+    /// All records with their slots. O(slots).
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        let ids = 0..(self.chunks.len() * CHUNK) as u32;
+        ids.filter_map(|id| Some((id, self.get(id)?)))
+    }
+
     fn open_chunk(&mut self) -> u32 {
         let number = self.absent.pop_first().unwrap_or(self.chunks.len() as u32);
         assert!(number < NONE >> SHIFT, "four billion records");
@@ -180,11 +186,6 @@ impl<T> Slab<T> {
 
 #[cfg(test)]
 impl<T> Slab<T> {
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        let ids = 0..(self.chunks.len() * CHUNK) as u32;
-        ids.filter_map(|id| Some((id, self.get(id)?)))
-    }
-
     /// What its allocations take, by `class`.
     pub fn allocated(&self, class: impl Fn(usize) -> usize) -> usize {
         let chunks = self.chunks.iter().map(|chunk| class(chunk.slots.capacity() * size_of::<Slot<T>>()));

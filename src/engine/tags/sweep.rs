@@ -97,7 +97,7 @@ impl TagIndex {
                 self.forget_oldest();
             } else if let Some(&tag) = self.forgotten.first() {
                 self.strip_one(tag);
-            } else {
+            } else if !self.scoped.is_idle || !self.scoped.forget_one(self.history.floor) {
                 return false;
             }
         }
@@ -107,7 +107,7 @@ impl TagIndex {
     /// True if [`Self::tidy`] has something to do.
     #[must_use]
     pub fn is_untidy(&self) -> bool {
-        self.history.is_idle() || !self.forgotten.is_empty()
+        self.history.is_idle() || !self.forgotten.is_empty() || self.scoped.is_idle
     }
 
     /// Takes out `n` records, so that an index of millions need not be dropped at once; true while
@@ -123,9 +123,17 @@ impl TagIndex {
             slots.into_iter().for_each(|slot| self.remove(KeyId::new(slot)));
         }
         for _ in 0..left {
-            self.forget_oldest();
+            if !self.scoped.forget_one(u64::MAX) {
+                self.forget_oldest();
+            }
         }
-        !self.is_empty() || !self.history.recent.is_empty()
+        !self.is_empty() || !self.history.recent.is_empty() || !self.scoped.is_empty()
+    }
+
+    /// Takes out all records whose keys `of` says. O(records).
+    pub fn drop_some(&mut self, of: impl Fn(&[u8]) -> bool) {
+        let gone: Vec<u32> = self.keys.iter().filter(|(_, record)| of(record.name())).map(|(slot, _)| slot).collect();
+        gone.into_iter().for_each(|slot| self.remove(KeyId::new(slot)));
     }
 
     /// Takes a forgotten tag from one of its members. That does not count as stored now: the

@@ -147,13 +147,34 @@ impl World {
         }
     }
 
+    /// What a user does who may change every other key.
+    fn single(&mut self, now: UnixMillis) {
+        let (one, other, parity, kills) = (self.tag(), self.tag(), self.rng.random_range(0..2), self.rng.random());
+        let ids = self.index.members([&*one, &*other].into_iter());
+        assert_eq!(ids.len(), self.model.live_under(&[&one, &other]).len(), "members of {one:?} and {other:?}");
+        for id in ids {
+            let key = self.index.key(id).expect("it is there").to_vec();
+            if key.iter().map(|byte| usize::from(*byte)).sum::<usize>() % 2 != parity {
+                continue;
+            }
+            if kills {
+                assert!(self.index.kill(id) && !self.index.kill(id) && !self.index.age(id, now));
+                self.model.kill(&key);
+            } else {
+                assert!(self.index.age(id, now));
+                self.model.age(&key, now);
+            }
+        }
+    }
+
     fn step(&mut self) {
         let rare = if self.scale.keys > 100 { 60 } else { 1 };
         let (tag, key, now) = (self.tag(), self.key(), self.now());
         match self.rng.random_range(0..100) {
             0..40 => self.store(&key, Standing::Live, now),
             40..50 => self.remove(&key),
-            50..55 => self.rename(),
+            50..53 => self.rename(),
+            53..55 => self.single(now),
             55..67 => self.retag(),
             67..72 => {
                 let n = self.rng.random_range(0..8);

@@ -47,8 +47,13 @@ impl TagIndex {
     }
 
     pub(super) fn unwatch(&mut self, slot: u32, record: &Record) {
+        self.unwatch_all(slot, record.tags());
+    }
+
+    /// `slot`, which has `tags`, is not watched any longer.
+    pub(super) fn unwatch_all(&mut self, slot: u32, tags: impl IntoIterator<Item = u32>) {
         if !self.watch.pairs.is_empty() {
-            record.tags().chain([NOBODY]).for_each(|tag| {
+            tags.into_iter().chain([NOBODY]).for_each(|tag| {
                 self.watch.pairs.remove(&(tag, slot));
             });
         }

@@ -4,16 +4,17 @@
 //! deleted at once, so that nothing of them is left when the caller is answered.
 //!
 //! The callers name tags, not keys, so the server cannot check whether they may change the keys that
-//! carry them. That is done here: a user who may change any key whatever may do this; for any other
-//! the entries are gone through, before anything is changed.
+//! carry them. That is done here: what follows is for a user who may change any key whatever; for any
+//! other the entries are gone through one by one, see [`super::permitted`].
 
+use super::permitted;
 use super::tags::{count, distinct, existing, members, reply_count, tag_name, tag_names};
 use crate::engine::tags::TagIndex;
 use crate::engine::time::{UnixMillis, UNIX_MS_MAX};
 use crate::engine::waiters::DbId;
 use crate::server::args::Args;
 use crate::server::error::Error;
-use crate::server::ffi::acl::Change;
+use crate::server::ffi::acl::Writable;
 use crate::server::ffi::context::{mono_now, unix_now, Arg, Ctx, Effect};
 use crate::server::ffi::entry_point::ArgVec;
 use crate::server::state::STATE;
@@ -22,15 +23,19 @@ use crate::server::{keyspace, pump};
 use std::ffi::CStr;
 
 /// Up to so many entries are deleted within the command.
-const AT_ONCE_MAX: usize = 1_000;
+pub const AT_ONCE_MAX: usize = 1_000;
 
 /// Of up to so many entries, counted once for each tag, it is found out which are the same.
 const UNION_MAX: usize = 4_000;
 
 /// `CACHE.INVALIDATE tag [tag ...]`
 pub fn invalidate(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
-    let (tags, db) = (distinct(tag_names(argv, 1)?), ctx.db());
-    permit(ctx, db, &tags, Change::Delete)?;
+    let (tags, db) = (distinct(tag_names(ctx, argv, 1)?), ctx.db());
+    if let Writable::Some(patterns) = ctx.writable_by(c"CACHE.INVALIDATE") {
+        let count = permitted::invalidate(ctx, &tags, &patterns);
+        finish(ctx, &tags, count);
+        return Ok(());
+    }
     let reach = if ctx.situation().replays() { Reach::Many(count(db, &tags)) } else { Reach::of(db, &tags) };
     let inhabited = inhabited(db, &tags);
     let leased = apply(db, &tags, |index, tag| index.invalidate(tag, unix_now()));
@@ -61,8 +66,12 @@ pub fn markstale(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     if ctx.situation().replays() && args.next("STALEAT")?.bytes() == b"STALEAT" {
         (first, since) = (3, UnixMillis(args.integer("STALEAT", 0, UNIX_MS_MAX)?));
     }
-    let (tags, db) = (distinct(tag_names(argv, first)?), ctx.db());
-    permit(ctx, db, &tags, Change::Update)?;
+    let (tags, db) = (distinct(tag_names(ctx, argv, first)?), ctx.db());
+    if let Writable::Some(patterns) = ctx.writable_by(c"CACHE.MARKSTALE") {
+        let count = permitted::mark_stale(ctx, &tags, &patterns, since);
+        finish(ctx, &tags, count);
+        return Ok(());
+    }
     let count = match Reach::of(db, &tags) {
         Reach::Few(names) => existing(ctx, names).len(),
         Reach::Many(count) => count,
@@ -98,22 +107,15 @@ impl Reach {
 /// `CACHE.TAGDEL tag`
 pub fn tagdel(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let (tag, db) = (tag_name(Args::new(argv).next("tag")?)?, ctx.db());
-    permit(ctx, db, &[tag], Change::Update)?;
+    if let Writable::Some(patterns) = ctx.writable_by(c"CACHE.TAGDEL") {
+        reply_count(ctx, permitted::forget(ctx, tag, &patterns));
+        return Ok(());
+    }
     replicate(ctx, c"CACHE.TAGDEL", &[], &inhabited(db, &[tag]));
     let count = TAGGING.with(|tagging| tagging.book.index_of(db).forget(tag.bytes()));
     pump::schedule(ctx);
     reply_count(ctx, count);
     Ok(())
-}
-
-/// Whether the caller may change all entries that have any of `tags`. O(1) if it may change any key,
-/// else O(entries).
-fn permit(ctx: Ctx<'_>, db: DbId, tags: &[Arg<'_>], change: Change) -> Result<(), Error> {
-    let Some(user) = ctx.user() else { return Ok(()) };
-    if user.may_any(ctx, change) || members(db, tags).iter().all(|name| user.may(change, ctx.string(name).arg())) {
-        return Ok(());
-    }
-    Err(Error::NoPermission)
 }
 
 /// Those of `tags` that entries have.

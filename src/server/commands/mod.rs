@@ -5,6 +5,7 @@ pub mod invalidate;
 pub mod lease;
 pub mod lock;
 pub mod look;
+mod permitted;
 pub mod rate;
 pub mod read;
 pub mod tags;

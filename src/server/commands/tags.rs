@@ -3,8 +3,8 @@
 //! `CACHE.TAGLIST`.
 
 use crate::engine::entry::{Carried, Entry, Tags};
-use crate::engine::glob;
-use crate::engine::tags::{Standing, TAGS_PER_ENTRY_MAX, TAG_BYTES_MAX};
+use crate::engine::glob::{self, Steps};
+use crate::engine::tags::{Standing, TagIndex, TAGS_PER_ENTRY_MAX, TAG_BYTES_MAX};
 use crate::engine::waiters::DbId;
 use crate::server::args::Args;
 use crate::server::error::Error;
@@ -18,6 +18,10 @@ use ahash::AHashSet;
 
 const COUNT_DEFAULT: u64 = 10;
 const COUNT_MAX: u64 = 100_000;
+/// How long a pattern for names of tags may be: as long as those.
+const PATTERN_BYTES_MAX: usize = TAG_BYTES_MAX;
+/// Steps of comparing names with a pattern after which a walk makes a pause: some ten milliseconds.
+const MATCH_STEPS_MAX: usize = 4_000_000;
 
 /// Checks the name of a tag.
 ///
@@ -28,11 +32,17 @@ pub fn tag_name(tag: Arg<'_>) -> Result<Arg<'_>, Error> {
     fits.then_some(tag).ok_or(Error::TooLong { name: "tag", bytes_max: TAG_BYTES_MAX })
 }
 
-/// The arguments from `first` on, all of them names of tags.
+/// Tags that one command may name.
+const TAGS_MAX: usize = 10_000;
+
+/// The arguments from `first` on, all of them names of tags; however many in the replication stream.
 ///
 /// # Errors
-/// As [`tag_name`].
-pub fn tag_names(argv: ArgVec<'_>, first: usize) -> Result<Vec<Arg<'_>>, Error> {
+/// As [`tag_name`], and [`Error::TooMany`].
+pub fn tag_names<'c>(ctx: Ctx<'_>, argv: ArgVec<'c>, first: usize) -> Result<Vec<Arg<'c>>, Error> {
+    if argv.len() > first + TAGS_MAX && !ctx.situation().replays() {
+        return Err(Error::TooMany { what: "tags", most: TAGS_MAX });
+    }
     (first..argv.len()).filter_map(|at| argv.get(at)).map(tag_name).collect()
 }
 
@@ -59,7 +69,7 @@ pub fn tags(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 
 /// `CACHE.TAG key tag [tag ...]`
 pub fn tag(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
-    let (name, names) = (Args::new(argv).next("key")?, distinct(tag_names(argv, 2)?));
+    let (name, names) = (Args::new(argv).next("key")?, distinct(tag_names(ctx, argv, 2)?));
     let (mut key, db, now) = (ctx.open_write(name), ctx.db(), unix_now());
     let Some(entry) = live_entry(&mut key)? else {
         ctx.reply_integer(0);
@@ -96,7 +106,7 @@ pub fn tag(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 
 /// `CACHE.UNTAG key tag [tag ...]`
 pub fn untag(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
-    let (name, mut taken) = (Args::new(argv).next("key")?, tag_names(argv, 2)?);
+    let (name, mut taken) = (Args::new(argv).next("key")?, tag_names(ctx, argv, 2)?);
     let (mut key, db) = (ctx.open_write(name), ctx.db());
     let id = match live_entry(&mut key)?.and_then(|entry| entry.tags()) {
         Some(&Tags::Indexed(id)) => id,
@@ -173,15 +183,36 @@ pub fn tagscan(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Tags that are listed before it is asked again whether that is enough.
+const LISTED_AT_ONCE: usize = 32;
+
+/// The names of about `count` tags from `cursor` on that fit `pattern`, and where to go on. Fewer if
+/// to find out which costs too much.
+fn list(index: &TagIndex, mut cursor: u64, count: usize, pattern: Option<&[u8]>) -> (u64, Vec<Box<[u8]>>) {
+    let (mut found, mut left, mut budget) = (Vec::new(), count, Steps(MATCH_STEPS_MAX));
+    loop {
+        let (next, names) = index.list(cursor, left.min(LISTED_AT_ONCE));
+        let fits = |name: &&[u8]| pattern.is_none_or(|pattern| glob::matches(pattern, name, &mut budget));
+        left = left.saturating_sub(names.len().max(1));
+        found.extend(names.into_iter().filter(fits).map(Box::<[u8]>::from));
+        if next == 0 || left == 0 || budget.0 == 0 {
+            return (next, found);
+        }
+        cursor = next;
+    }
+}
+
 /// `CACHE.TAGLIST cursor [MATCH pattern] [COUNT n]`
 pub fn taglist(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let (cursor, walk) = Walk::parse(&mut args, Matching::Yes)?;
-    let (next, names) = TAGGING.with(|tagging| {
-        let Some(index) = tagging.book.index(ctx.db()) else { return (0, Vec::new()) };
-        let (next, names) = index.list(cursor, walk.count);
-        let fits = |name: &&[u8]| walk.pattern.is_none_or(|pattern| glob::matches(pattern.bytes(), name));
-        (next, names.into_iter().filter(fits).map(Box::<[u8]>::from).collect())
+    if walk.pattern.is_some_and(|pattern| pattern.bytes().len() > PATTERN_BYTES_MAX) {
+        return Err(Error::TooLong { name: "MATCH", bytes_max: PATTERN_BYTES_MAX });
+    }
+    let pattern = walk.pattern.map(Arg::bytes);
+    let (next, names) = TAGGING.with(|tagging| match tagging.book.index(ctx.db()) {
+        Some(index) => list(index, cursor, walk.count, pattern),
+        None => (0, Vec::new()),
     });
     reply_walk(ctx, next, names.iter().map(|name| &**name));
     Ok(())

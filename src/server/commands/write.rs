@@ -121,7 +121,7 @@ pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         ctx.reply_nil();
         return Ok(());
     }
-    let stale_since = match fate(db, right, &given.tags) {
+    let stale_since = match fate(ctx, name, right, &given.tags) {
         (Standing::Dead, _) => {
             drop(key);
             refuse_late(ctx, db, name);
@@ -171,9 +171,11 @@ enum Right {
 }
 
 /// What has happened to `tags` since the caller's lease was granted, and when it became stale.
-fn fate(db: DbId, right: Right, tags: &[Arg<'_>]) -> (Standing, UnixMillis) {
+fn fate(ctx: Ctx<'_>, name: Arg<'_>, right: Right, tags: &[Arg<'_>]) -> (Standing, UnixMillis) {
     match right {
-        Right::Lease(serial) if !tags.is_empty() => tagging::fate(db, tags.iter().map(|tag| tag.bytes()), serial),
+        Right::Lease(serial) if !tags.is_empty() => {
+            tagging::fate(ctx, name, tags.iter().map(|tag| tag.bytes()), serial)
+        }
         _ => (Standing::Live, UnixMillis::default()),
     }
 }
@@ -242,7 +244,7 @@ pub fn touch(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let key = ctx.open_write(name);
     // Whether it is unmodified was asked when the lease was granted.
     let stale_since = match (right, key.entry()) {
-        (Right::Lease(serial), Some(entry)) => tagging::fate_of(db, entry, serial),
+        (Right::Lease(serial), Some(entry)) => tagging::fate_of(ctx, name, entry, serial),
         _ => None,
     }
     .or(stale_since.map(UnixMillis));

@@ -80,7 +80,7 @@ impl Data for Entry {
         copy
     }
 
-    fn unlinked(&mut self, db: DbId, _key: &[u8]) {
-        tagging::delist(db, self);
+    fn unlinked(&mut self, db: DbId, key: &[u8]) {
+        tagging::delist(db, key, self);
     }
 }

@@ -1,27 +1,115 @@
-//! What the calling user may do: to keys that it does not name, and when it has waited.
+//! What the calling user may do: to keys that its command does not name, and when it has waited.
+//!
+//! The server checks a command and its keys together: one *selector* of the user (its own rules, or
+//! some in parentheses) must allow the command and each key. The module API can ask for a key alone,
+//! and is told yes if any selector allows it, be it one for other commands or another database. So
+//! the rules are taken apart: the patterns of those selectors that allow this command in this
+//! database make a user of the module's own, who may write the keys in question and nothing else.
+//! Few users call, and their rules seldom change, so what came of it is kept.
+//!
+//! Rejected: to ask for a command that names its keys, such as `CACHE.DEL`. Who was allowed
+//! `CACHE.INVALIDATE` need not have been allowed that.
 
-use super::context::{Arg, Ctx};
+use super::context::{bytes_of, Arg, Ctx};
 use super::entry_point::ArgVec;
+use super::main_thread::MainThread;
 use super::OK;
+use crate::engine::acl::{rules_line, selectors, united, Selector};
+use crate::engine::waiters::DbId;
 use redis_module::raw;
-use std::ffi::c_int;
+use std::ffi::{c_int, CStr, CString};
+use std::ptr::null_mut;
+use std::rc::Rc;
 
-/// What a command does to keys that its caller does not name.
-#[derive(Clone, Copy)]
-pub enum Change {
-    /// It deletes them.
-    Delete,
-    /// It changes them.
-    Update,
+/// The keys that a user may change by a command that names none.
+pub enum Writable {
+    /// All of them.
+    All,
+    /// Those that fit its patterns; perhaps none.
+    Some(Rc<Patterns>),
 }
 
-/// The user that calls.
-pub struct User(*mut raw::RedisModuleUser);
+/// Rules about keys, and a user of the module's own who has no others.
+pub struct Patterns {
+    /// As [`rules_line`] writes them: two that are equal allow the same keys.
+    rules: Rc<[u8]>,
+    user: User,
+}
+
+struct User(*mut raw::RedisModuleUser);
+
+/// What was asked, and what came of it.
+struct Asked {
+    acl: Box<[u8]>,
+    command: &'static CStr,
+    db: DbId,
+    patterns: Rc<Patterns>,
+    all: bool,
+}
+
+/// The latest of them, the last used last.
+static ASKED: MainThread<Vec<Asked>> = MainThread::new();
+static PATTERNS: MainThread<Vec<Rc<Patterns>>> = MainThread::new();
+const ASKED_MAX: usize = 64;
 
 impl Ctx<'_> {
-    /// The calling user; `None` where there is none, as in the replication stream.
+    /// The keys that the calling user may change by `command`. In the replication stream, where there
+    /// is no user, all of them.
     #[must_use]
-    pub fn user(self) -> Option<User> {
+    pub fn writable_by(self, command: &'static CStr) -> Writable {
+        let Some(caller) = self.caller() else { return Writable::All };
+        let (db, acl) = (self.db(), caller.rules(self));
+        let known = ASKED.with(|asked| {
+            let is_it =
+                |it: &Asked| it.db == db && it.command == command && acl.as_ref().is_some_and(|acl| *acl == it.acl);
+            let at = asked.iter().rposition(is_it)?;
+            let it = asked.remove(at);
+            let answer = (it.all, Rc::clone(&it.patterns));
+            asked.push(it);
+            Some(answer)
+        });
+        let (all, patterns) = known.unwrap_or_else(|| {
+            let rules = acl.as_deref().map_or_else(Vec::new, |acl| write_rules(self, acl, command, db));
+            let patterns = self.patterns(&rules.into());
+            // Redis before 7.0.6 does not say what the rules are: all keys are found out all the same.
+            let all = if acl.is_some() { patterns.user.may_any(self) } else { caller.may_any(self) };
+            let asked = acl.map(|acl| Asked { acl, command, db, patterns: Rc::clone(&patterns), all });
+            let least = ASKED.with(|all| {
+                all.extend(asked);
+                (all.len() > ASKED_MAX).then(|| all.remove(0))
+            });
+            drop(least);
+            (all, patterns)
+        });
+        if all {
+            Writable::All
+        } else {
+            Writable::Some(patterns)
+        }
+    }
+
+    /// The patterns that have these rules.
+    #[must_use]
+    pub fn patterns(self, rules: &Rc<[u8]>) -> Rc<Patterns> {
+        let known = PATTERNS.with(|known| {
+            let at = known.iter().rposition(|patterns| patterns.rules == *rules)?;
+            let patterns = known.remove(at);
+            known.push(Rc::clone(&patterns));
+            Some(patterns)
+        });
+        known.unwrap_or_else(|| {
+            let patterns = Rc::new(Patterns::new(self, Rc::clone(rules)));
+            let least = PATTERNS.with(|known| {
+                known.push(Rc::clone(&patterns));
+                (known.len() > ASKED_MAX).then(|| known.remove(0))
+            });
+            drop(least);
+            patterns
+        })
+    }
+
+    /// The calling user; `None` where there is none.
+    fn caller(self) -> Option<User> {
         let mut name = call!(RedisModule_GetClientUserNameById(self.raw, self.client_id().0));
         if name.is_null() && self.has_user() {
             name = call!(RedisModule_GetCurrentUserName(self.raw));
@@ -60,32 +148,86 @@ impl Ctx<'_> {
     }
 }
 
+impl Patterns {
+    fn new(ctx: Ctx<'_>, rules: Rc<[u8]>) -> Self {
+        let user = User::with(ctx, &rules);
+        Self { rules, user }
+    }
+
+    /// The rules, from which it can be made anew.
+    #[must_use]
+    pub fn rules(&self) -> Rc<[u8]> {
+        Rc::clone(&self.rules)
+    }
+
+    /// True if they allow nothing.
+    #[must_use]
+    pub fn are_none(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// True if they allow `name` to be written.
+    #[must_use]
+    pub fn allow(&self, name: Arg<'_>) -> bool {
+        self.user.may_write(name)
+    }
+}
+
 impl User {
     fn may_run(&self, argv: ArgVec<'_>) -> bool {
         let argc = c_int::try_from(argv.len()).unwrap_or(c_int::MAX);
         call!(RedisModule_ACLCheckCommandPermissions(self.0, argv.all().as_ptr().cast_mut(), argc)) == OK
     }
 
-    /// True if it may do that to any key whatever. A pattern for all keys covers the empty name and
-    /// a random one, or every byte alone and repeated; one with any text in it covers neither. Two
+    /// One that has only these rules.
+    fn with(ctx: Ctx<'_>, rules: &[u8]) -> Self {
+        let user = Self(call!(RedisModule_CreateModuleUser(c"cacheguard".as_ptr())));
+        if let (false, Ok(rules)) = (rules.is_empty(), CString::new(rules)) {
+            let mut error = null_mut();
+            // What is refused is not allowed.
+            if call!(RedisModule_SetModuleUserACLString(ctx.raw, user.0, rules.as_ptr(), &mut error)) != OK
+                && !error.is_null()
+            {
+                call!(RedisModule_FreeString(ctx.raw, error));
+            }
+        }
+        user
+    }
+
+    /// Its rules, as `ACL LIST` shows them; `None` on a server that does not tell.
+    fn rules(&self, ctx: Ctx<'_>) -> Option<Box<[u8]>> {
+        if !has!(RedisModule_GetModuleUserACLString) || !has!(RedisModule_SetModuleUserACLString) {
+            return None;
+        }
+        let text = call!(RedisModule_GetModuleUserACLString(self.0));
+        let rules = bytes_of(text).into();
+        call!(RedisModule_FreeString(ctx.raw, text));
+        Some(rules)
+    }
+
+    /// True if it may write any key whatever. A pattern for all keys covers the empty name and a
+    /// random one, or every byte alone and repeated; one with any text in it covers neither. Two
     /// checks for most users, at most some hundreds.
-    #[must_use]
-    pub fn may_any(&self, ctx: Ctx<'_>, change: Change) -> bool {
-        let may = |name: &[u8]| self.may(change, ctx.string(name).arg());
+    fn may_any(&self, ctx: Ctx<'_>) -> bool {
+        let may = |name: &[u8]| self.may_write(ctx.string(name).arg());
         let (random, longer): ([u8; 32], u8) = rand::random();
         let len = 17 + usize::from(longer % 16);
         let may_random = may(&random);
         may_random && (may(b"") || (0..=u8::MAX).all(|byte| may(&[byte]) && may(&vec![byte; len])))
     }
 
-    /// True if it may do that to the key `name`.
-    #[must_use]
-    pub fn may(&self, change: Change, name: Arg<'_>) -> bool {
-        let flag = match change {
-            Change::Delete => raw::REDISMODULE_CMD_KEY_DELETE,
-            Change::Update => raw::REDISMODULE_CMD_KEY_UPDATE,
-        };
-        call!(RedisModule_ACLCheckKeyPermissions(self.0, name.raw, flag as c_int)) == OK
+    /// True if one of its selectors allows `name` to be written.
+    fn may_write(&self, name: Arg<'_>) -> bool {
+        let flag = raw::REDISMODULE_CMD_KEY_DELETE as c_int;
+        call!(RedisModule_ACLCheckKeyPermissions(self.0, name.raw, flag)) == OK
+    }
+
+    /// True if it may call `command`, which takes one argument or more: Redis 8 asks for the right
+    /// number.
+    fn may_call(&self, ctx: Ctx<'_>, command: &CStr) -> bool {
+        let (name, tag) = (ctx.string(command.to_bytes()), ctx.string(b""));
+        let mut argv = [name.arg().raw, tag.arg().raw];
+        call!(RedisModule_ACLCheckCommandPermissions(self.0, argv.as_mut_ptr(), argv.len() as c_int)) == OK
     }
 }
 
@@ -93,4 +235,15 @@ impl Drop for User {
     fn drop(&mut self) {
         call!(RedisModule_FreeModuleUser(self.0));
     }
+}
+
+/// The rules that allow keys to be written, of those selectors that allow `command` in `db`.
+fn write_rules(ctx: Ctx<'_>, acl: &[u8], command: &CStr, db: DbId) -> Vec<u8> {
+    let all = selectors(acl);
+    // The only one there is allowed the command, or it would not run.
+    let permitting = all.iter().filter(|selector| {
+        let allows = || User::with(ctx, &rules_line(selector.commands())).may_call(ctx, command);
+        all.len() == 1 || selector.has_db(db) && allows()
+    });
+    rules_line(united(permitting.flat_map(Selector::writable).collect()))
 }

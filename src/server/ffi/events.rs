@@ -3,7 +3,7 @@
 
 use super::context::{Arg, Ctx};
 use super::entry_point::guarded;
-use super::OK;
+use super::{trim, OK};
 use crate::engine::outbox::Answer;
 use crate::engine::waiters::ClientId;
 use crate::server::blocked;
@@ -45,6 +45,7 @@ pub(super) fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
         && hear(ctx, raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, Some(role_changed))
         && hear(ctx, raw::REDISMODULE_EVENT_CLIENT_CHANGE, Some(client_changed))
         && hear(ctx, raw::REDISMODULE_EVENT_CRON_LOOP, Some(cron_ran))
+        && trim::subscribe(Ctx::new(ctx))
 }
 
 /// Begins or ends the calls of [`pump::before_sleep`]. Only from a timer: the server's list of
@@ -61,7 +62,7 @@ pub fn before_sleep(ctx: Ctx<'_>, wanted: BeforeSleep) {
     hear(ctx.raw, raw::REDISMODULE_EVENT_EVENTLOOP, callback);
 }
 
-fn hear(ctx: *mut raw::RedisModuleCtx, id: u64, callback: raw::RedisModuleEventCallback) -> bool {
+pub(super) fn hear(ctx: *mut raw::RedisModuleCtx, id: u64, callback: raw::RedisModuleEventCallback) -> bool {
     let event = raw::RedisModuleEvent { id, dataver: 1 };
     call!(RedisModule_SubscribeToServerEvent(ctx, event, callback)) == OK
 }

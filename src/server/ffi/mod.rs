@@ -44,6 +44,7 @@ pub mod load;
 pub mod main_thread;
 pub mod taking;
 pub mod timer;
+mod trim;
 pub mod types;
 
 use std::ffi::c_int;
