@@ -97,6 +97,7 @@ BAD = {
     "a line too few": 'db> RPUSH l a b\n(integer) 2\ndb> LRANGE l 0 -1\n1) "a"',
     "a number that is no time": "db> RPUSH l a b\n(integer) 3",
     "a time far away": "db> SET k v PX 60000\nOK\ndb> PTTL k\n(integer) 9000    # ms",
+    "another default": 'db> CACHE.GETSM k META\n1) "won"\n2) (nil)\n3) "00112233445566778899aabbccddeeff"\n4) (integer) 5000  # ms',
     "never instead of a time": "db> SET k v PX 60000\nOK\ndb> PTTL k\n(integer) -1    # ms",
     "earlier state": 'db> GET k\n"v"',
     "an invented token": "db> CACHE.GETSM k\n(nil)\ndb> CACHE.RENEW k 00112233445566778899aabbccddeeff 5000\n(integer) 1",
@@ -136,8 +137,9 @@ def test_lines_are_split_and_replies_printed_as_redis_cli_does() -> None:
 
 
 def test_times_are_near_or_not() -> None:
-    assert same_time(59_000, 60_000) and same_time(1_795_276_895_151, 1_800_000_000_000)
-    assert not same_time(0, 1) and not same_time(-1, 5) and not same_time(5, -1) and not same_time(60_000, 5)
+    assert same_time(59_000, 60_000, 2_000) and same_time(1_795_276_895_151, 1_800_000_000_000, 0)
+    assert not same_time(0, 1, 2_000) and not same_time(-1, 5, 2_000) and not same_time(5, -1, 2_000)
+    assert not same_time(60_000, 5, 2_000)
 
 
 if __name__ == "__main__":

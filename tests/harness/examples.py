@@ -17,7 +17,8 @@ on an empty server:
 A `#` after two spaces begins a comment. What cannot be the same on two servers is compared by what it is:
 
 - A number of milliseconds (before " ms", in a line whose comment says ms, or in a field whose name ends in `_ms`) may
-  differ by TOLERANCE_MS, but not in being positive, zero or negative. A time since 1970 may be any.
+  differ by TOLERANCE_MS and by how long the example has run so far, but not in being positive, zero or negative. A time since
+  1970 may be any.
 - A token (32 hexadecimal digits), a fencing number (16 digits) or the id of a client stands for another one, always the same,
   and the page's later commands are sent with that one. Fencing numbers keep their order.
 """
@@ -34,7 +35,7 @@ from .raw import RawClient
 from .redis_cli import printed, split
 from .server import Server
 
-TOLERANCE_MS = 20_000
+TOLERANCE_MS = 2_000
 SINCE_1970_MS = 10**12
 PAUSE_MS_MAX = 2_000
 WAITING = "(waiting)"
@@ -108,6 +109,7 @@ class Run:
         self.asked: dict[str, bytes] = {}  # the commands that wait, by the connection
         self.actual: dict[str, str] = {}  # what a token, number or id of the page is on this server
         self.stack = ExitStack()
+        self.began = time.monotonic()
 
     def __enter__(self) -> "Run":
         return self
@@ -177,9 +179,10 @@ class Run:
             return True
         if field_name and field_name[1].endswith("_ms"):
             in_ms = True
+        tolerance_ms = TOLERANCE_MS + 1000 * (time.monotonic() - self.began)
         for there, here in zip(NUMBER.finditer(shown), NUMBER.finditer(answered), strict=True):
             named = in_ms and there.end() == len(shown.rstrip()) or shown.startswith(" ms", there.end())
-            if there[0] != here[0] and not (named and same_time(int(there[0]), int(here[0]))):
+            if there[0] != here[0] and not (named and same_time(int(there[0]), int(here[0]), tolerance_ms)):
                 return False
         return True
 
@@ -192,8 +195,8 @@ class Run:
         return all(one[1] < two[1] for one, two in zip(fences, fences[1:]))
 
 
-def same_time(shown: int, answered: int) -> bool:
+def same_time(shown: int, answered: int, tolerance_ms: float) -> bool:
     """Whether a page's number of milliseconds says the same as a server's."""
     if min(shown, answered) >= SINCE_1970_MS:
         return True
-    return shown > 0 and answered >= 0 and abs(shown - answered) <= TOLERANCE_MS
+    return shown > 0 and answered >= 0 and abs(shown - answered) <= tolerance_ms
