@@ -36,13 +36,15 @@ def longest(samples: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def caption(each: dict) -> str:
     if each["name"] != "cache-guard":
         return f"{each['name']}: answered after {each['answered']:,.0f} ms, in which no other client is served"
-    return f"{each['name']}: answered after {each['answered']:.1f} ms, all memory freed after {each['gone'] / 1000:.1f} s"
+    return (
+        f"{each['name']}: answered after {each['answered']:.1f} ms, all memory freed after {each['gone'] / 1000:.1f} s"
+    )
 
 
 def draw(outcomes: list[dict], path: Path) -> Path:
     picture = Picture(960, 400, TITLE)
     picture.text(24, 34, TITLE, size=20, bold=True)
-    below = f"How long another client waits for a plain GET on the same server: the longest of each {STRETCH_S * 1000:g} ms."
+    below = f"How long another client waits for a plain GET meanwhile: the longest of each {STRETCH_S * 1000:g} ms."
     picture.text(24, 56, below, size=13, color=FAINT)
     x, y = Scale(-BEFORE_S, AFTER_S, 80, 930), Scale(0.02, 10_000, 360, 120, log=True)
     for ms in (0.1, 1, 10, 100, 1_000, 10_000):

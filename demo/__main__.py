@@ -1,8 +1,8 @@
 """The stampede, live: `python -m demo` from the project's root (or `make demo`).
 
 One key that expires, an origin that takes its time and runs so many queries at once, a thousand connections that read
-the key, and ways to do it, one after the other on the same server. Shows a live table; then writes stampede.svg and stampede.md,
-and the short table of the README.
+the key, and ways to do it, one after the other on the same server. Shows a live table; then writes stampede.svg,
+stampede.md and the short table of the README.
 """
 
 import argparse
@@ -26,9 +26,13 @@ CANNOT_RUN = 2
 
 def options() -> argparse.Namespace:
     """The command line; ends the process if it is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m demo", description="A cache stampede, live, with ways to protect the origin.")
+    parser = argparse.ArgumentParser(
+        prog="python -m demo", description="A cache stampede, live, with ways to protect the origin."
+    )
     parser.add_argument("--clients", type=int, default=1000, help="connections that read (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=4, help="about how long each protected way runs (default %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=4, help="about how long each protected way runs (default %(default)s)"
+    )
     parser.add_argument("--ttl-ms", type=int, default=1000, help="TTL of the key (default %(default)s)")
     parser.add_argument("--origin-ms", type=int, default=200, help="time of an origin call (default %(default)s)")
     parser.add_argument("--pool", type=int, default=20, help="calls the origin runs at once (default %(default)s)")
@@ -83,8 +87,8 @@ def footnote(plan: Plan, server: Server, outcomes: list[Outcome]) -> str:
         f"Measured with {server.version}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}; clients, origin and server share the machine. "
         f"{plan.clients:,} TCP connections, each reads, thinks 0 to {THINK_MS} ms and reads again; "
-        f"{plan.expiries} expiries for each way. The origin takes {plan.origin_ms} ms for a query and runs {plan.pool} at once; "
-        "the others queue. The unlimited origin runs any number at once. "
+        f"{plan.expiries} expiries for each way. The origin takes {plan.origin_ms} ms for a query and "
+        f"runs {plan.pool} at once; the others queue. The unlimited origin runs any number at once. "
         f"All clients are one Python process, whose own work is part of every time; it used {loads} of one core."
     )
 

@@ -34,7 +34,7 @@ def admitted() -> dict[str, list[int]]:
         for at in range(0, LASTS_MS, EVERY_MS):
             time.sleep(max(0, (start + at) / 1_000 - time.time()))
             (seconds, micros), *verdicts = client.pipeline([("TIME",), *calls])
-            for name, verdict in zip(COLORS, verdicts):
+            for name, verdict in zip(COLORS, verdicts, strict=True):
                 if verdict[0]:
                     seen[name].append(int(seconds) * 1_000 + int(micros) // 1_000 - int(start))
     return seen

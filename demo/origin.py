@@ -1,8 +1,8 @@
 """The slow origin: the database, the model, the upstream service whose answers the cache keeps.
 
 A call takes a fixed time. As a database behind a pool of connections does, it works on so many calls at once and lets
-the others queue, first come, first served. `pool=None` takes away that limit: an origin of any size, which is as kind to
-the unprotected way as can be. Every call is counted. Calls are deadlines in the driver's event loop.
+the others queue, first come, first served. `pool=None` takes away that limit: an origin of any size, which is as kind
+to the unprotected way as can be. Every call is counted. Calls are deadlines in the driver's event loop.
 """
 
 from collections import deque

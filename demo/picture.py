@@ -1,8 +1,8 @@
 """The picture: on the left, how the readers of an expired key get their answers; on the right, what it cost.
 
 The left side is a distribution, not an average: for every way the share of waiting clients that have their value, by
-the time since the first miss. The right side has calls to the origin and commands on the server (log scales: they differ by orders of
-magnitude), and how long the slowest client waited.
+the time since the first miss. The right side has the calls to the origin, how long the slowest client
+waited, and the commands on the server, on log scales: they differ by orders of magnitude.
 """
 
 from pathlib import Path
@@ -35,7 +35,9 @@ def draw(path: Path, plan: Plan, outcomes: list[Outcome]) -> Path:
     picture.text(24, 56, below, size=13, color=FAINT)
     curves(picture, plan, outcomes)
     slowest = [each.at_expiry.max for each in outcomes]
-    bars(picture, 96, "Queries sent to the database, per expiry", outcomes, [each.calls_per_expiry for each in outcomes])
+    bars(
+        picture, 96, "Queries sent to the database, per expiry", outcomes, [each.calls_per_expiry for each in outcomes]
+    )
     bars(picture, 222, "The slowest client waits, ms", outcomes, slowest)
     bars(picture, 348, "Extra commands on the server, per expiry", outcomes, [each.extra_commands for each in outcomes])
     return picture.save(path)

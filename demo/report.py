@@ -21,7 +21,7 @@ END = "<!-- End of the derived part. -->"
 
 
 def write_all(folder: Path, readme: Path | None, plan: Plan, outcomes: list[Outcome], note: str) -> list[Path]:
-    """Writes the picture, the table of all figures and, between its marks in `readme`, the short one; returns the paths."""
+    """Writes the picture, the table of all figures and, between its marks in `readme`, the short one; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "stampede.md"
     table.write_text(markdown(outcomes, note))
@@ -55,7 +55,9 @@ def markdown(outcomes: list[Outcome], note: str) -> str:
             )
         )
     picture = "![How long clients wait and what it costs, for each way](stampede.svg)"
-    again = "`make demo` measures again and rewrites this page, the picture and the table of the [README](../../README.md)."
+    again = (
+        "`make demo` measures again and rewrites this page, the picture and the table of the [README](../../README.md)."
+    )
     return "\n".join([title, "", picture, "", *lines, "", note, "", again, ""])
 
 

@@ -6,6 +6,7 @@ text are left to the reader's browser: what must line up is anchored at its star
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -26,8 +27,16 @@ class Picture:
         self.shapes: list[str] = []
 
     def text(
-        self, x: float, y: float, words: str, *, size: int = 12, color: str = INK, bold: bool = False,
-        anchor: str = "start", turned: bool = False,
+        self,
+        x: float,
+        y: float,
+        words: str,
+        *,
+        size: int = 12,
+        color: str = INK,
+        bold: bool = False,
+        anchor: str = "start",
+        turned: bool = False,
     ) -> None:
         """`anchor` is start, middle or end; `turned` reads from below."""
         weight = ' font-weight="bold"' if bold else ""
@@ -82,7 +91,7 @@ class Scale:
 def steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points of a line that stays at each value until the next one comes."""
     found = list(points[:1])
-    for (_, before), (x, y) in zip(points, points[1:]):
+    for (_, before), (x, y) in pairwise(points):
         if y != before:
             found += [(x, before), (x, y)]
     if points:

@@ -3,8 +3,8 @@
 
     without_module.py redis://127.0.0.1:6379 [--drop] [--no-save]
 
-Run it while the module is still loaded, when no client writes by CACHE.SETSM, CACHE.LOCK or CACHE.RATELIMIT any more. It goes
-through all databases. Each key is one script call, so it is atomic, and readers meanwhile see the entry or the string.
+Run it while the module is still loaded, when no client writes by CACHE.SETSM, CACHE.LOCK or CACHE.RATELIMIT any more.
+It goes through all databases. Each key is one script call, so it is atomic: readers see the entry or the string.
 
     fresh entry      becomes a string that expires when its freshness would have ended
     stale entry      is deleted: nobody could tell its string from a fresh one

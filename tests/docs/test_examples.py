@@ -55,7 +55,7 @@ def outside_of_console(text: str) -> list[str]:
     """The page with an empty line for each line of a `console` block."""
     lines, inside = [], False
     for line in text.splitlines():
-        inside = inside and not line.strip() == "```" or line.strip().startswith("```console")
+        inside = inside and line.strip() != "```" or line.strip().startswith("```console")
         lines.append("" if inside else line)
     return lines
 
@@ -77,32 +77,34 @@ def says(server: Server) -> Callable[[str], None]:
     return run
 
 
+TOKEN = "00112233445566778899aabbccddeeff"
+WON = f'db> CACHE.GETSM k META\n1) "won"\n2) (nil)\n3) "{TOKEN}"\n'
+LOCK_A, LOCK_B = "db> CACHE.LOCK a me 9000\n(integer) ", "db> CACHE.LOCK b me 9000\n(integer) "
 GOOD = {
-    "plain": "db> SET k v\nOK\ndb> GET k\n\"v\"",
+    "plain": 'db> SET k v\nOK\ndb> GET k\n"v"',
     "a comment": 'db> SET k "a b"      # a comment\nOK\ndb> GET k          # what it holds\n"a b"   # as it was',
     "ms": "db> SET k v PX 60000\nOK\ndb> PTTL k\n(integer) 59950    # ms",
-    "a token": 'db> CACHE.GETSM k META\n1) "won"\n2) (nil)\n3) "00112233445566778899aabbccddeeff"\n4) (integer) 10000  # ms\n'
-    "db> CACHE.RENEW k 00112233445566778899aabbccddeeff 5000\n(integer) 1",
-    "fences": "db> CACHE.LOCK a me 9000\n(integer) 1795275721997001\ndb> CACHE.LOCK b me 9000\n(integer) 1795275721997002\n"
-    "db> CACHE.LOCK a me 9000\n(integer) 1795275721997001",
+    "a token": f"{WON}4) (integer) 10000  # ms\ndb> CACHE.RENEW k {TOKEN} 5000\n(integer) 1",
+    "fences": f"{LOCK_A}1795275721997001\n{LOCK_B}1795275721997002\n{LOCK_A}1795275721997001",
     "a wait": 'db> CACHE.GETSM k\n(nil)\nother> CACHE.GETSM k\n(waiting)\ndb> CACHE.SETSM k v 60000\nOK\nother>\n"v"',
     "time": "db> SET k v PX 1\nOK\n# 5 ms later\ndb> GET k\n(nil)",
-    "RESP3": '$ redis-cli -3\ndb> CACHE.TAGINFO t\n1# "keys" => (integer) 0\n2# "bytes" => (integer) 0\n3# "created_ms" => (nil)\n'
+    "RESP3": "$ redis-cli -3\ndb> CACHE.TAGINFO t\n"
+    '1# "keys" => (integer) 0\n2# "bytes" => (integer) 0\n3# "created_ms" => (nil)\n'
     '4# "invalidations" => (integer) 0\n5# "last_invalidated_ms" => (nil)\n6# "sweeping" => (integer) 0',
     "an error": "db> CACHE.GETSM k\n(nil)\nother> CACHE.GETSM k WAIT 1\n"
     "(error) LEASED another caller regenerates this key, its lease ends in 9998 ms",
 }
 BAD = {
-    "another value": "db> SET k v\nOK\ndb> GET k\n\"w\"",
+    "another value": 'db> SET k v\nOK\ndb> GET k\n"w"',
     "a line too few": 'db> RPUSH l a b\n(integer) 2\ndb> LRANGE l 0 -1\n1) "a"',
     "a number that is no time": "db> RPUSH l a b\n(integer) 3",
     "a time far away": "db> SET k v PX 60000\nOK\ndb> PTTL k\n(integer) 9000    # ms",
-    "another default": 'db> CACHE.GETSM k META\n1) "won"\n2) (nil)\n3) "00112233445566778899aabbccddeeff"\n4) (integer) 5000  # ms',
+    "another default": f"{WON}4) (integer) 5000  # ms",
     "never instead of a time": "db> SET k v PX 60000\nOK\ndb> PTTL k\n(integer) -1    # ms",
     "earlier state": 'db> GET k\n"v"',
-    "an invented token": "db> CACHE.GETSM k\n(nil)\ndb> CACHE.RENEW k 00112233445566778899aabbccddeeff 5000\n(integer) 1",
-    "two tokens for one": "db> CACHE.LOCK a me 9000\n(integer) 1795275721997001\ndb> CACHE.LOCK b me 9000\n(integer) 1795275721997001",
-    "numbers that fall": "db> CACHE.LOCK a me 9000\n(integer) 1795275721997002\ndb> CACHE.LOCK b me 9000\n(integer) 1795275721997001",
+    "an invented token": f"db> CACHE.GETSM k\n(nil)\ndb> CACHE.RENEW k {TOKEN} 5000\n(integer) 1",
+    "two numbers for one": f"{LOCK_A}1795275721997001\n{LOCK_B}1795275721997001",
+    "numbers that fall": f"{LOCK_A}1795275721997002\n{LOCK_B}1795275721997001",
     "a wait left open": "db> CACHE.GETSM k\n(nil)\nother> CACHE.GETSM k\n(waiting)",
     "an unannounced pause": "db> SET k v PX 60000\nOK\n# 60000 ms later\ndb> GET k\n(nil)",
 }

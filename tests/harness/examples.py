@@ -17,10 +17,10 @@ on an empty server:
 A `#` after two spaces begins a comment. What cannot be the same on two servers is compared by what it is:
 
 - A number of milliseconds (before " ms", in a line whose comment says ms, or in a field whose name ends in `_ms`) may
-  differ by TOLERANCE_MS and by how long the example has run so far, but not in being positive, zero or negative. A time since
-  1970 may be any.
-- A token (32 hexadecimal digits), a fencing number (16 digits) or the id of a client stands for another one, always the same,
-  and the page's later commands are sent with that one. Fencing numbers keep their order.
+  differ by TOLERANCE_MS and by how long the example has run so far, but not in being positive, zero or negative. A
+  time since 1970 may be any.
+- A token (32 hexadecimal digits) or a fencing number (16 digits) stands for another one, always the same, and the
+  page's later commands are sent with that one. Fencing numbers keep their order. The id of a client may be any.
 """
 
 import re
@@ -28,6 +28,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from .eventually import eventually
@@ -107,7 +108,7 @@ class Run:
         self.protocol = 2
         self.clients: dict[str, RawClient] = {}
         self.asked: dict[str, bytes] = {}  # the commands that wait, by the connection
-        self.actual: dict[str, str] = {}  # what a token, number or id of the page is on this server
+        self.actual: dict[str, str] = {}  # what a token or fencing number of the page is on this server
         self.stack = ExitStack()
         self.began = time.monotonic()
 
@@ -192,7 +193,7 @@ class Run:
             if self.actual.setdefault(there, here) != here:
                 return False
         fences = sorted((int(there), int(here)) for there, here in self.actual.items() if len(there) == 16)
-        return all(one[1] < two[1] for one, two in zip(fences, fences[1:]))
+        return all(one[1] < two[1] for one, two in pairwise(fences))
 
 
 def same_time(shown: int, answered: int, tolerance_ms: float) -> bool:

@@ -382,6 +382,8 @@ def test_pacing(server: Server, recipe: Callable[[str], Recipe]) -> None:
     names["in_turn"](made.append, 1)
     with pytest.raises(names["Busy"]):
         names["in_turn"](made.append, 1)
+
+
 def test_lock(server: Server, recipe: Callable[[str], Recipe]) -> None:
     names = recipe("lock")
     inside: list[int] = []
