@@ -85,7 +85,8 @@ def footnote(plan: Plan, server: Server, outcomes: list[Outcome]) -> str:
     loads = ", ".join(f"{each.driver_load:.0%}" for each in outcomes)
     return (
         f"Measured with {server.version}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}; clients, origin and server share the machine. "
+        f"Python {platform.python_version()}; clients, origin and server share the machine, "
+        f"whose load average was {os.getloadavg()[0]:.1f} in the end. "
         f"{plan.clients:,} TCP connections, each reads, thinks 0 to {THINK_MS} ms and reads again; "
         f"{plan.expiries} expiries for each way. The origin takes {plan.origin_ms} ms for a query and "
         f"runs {plan.pool} at once; the others queue. The unlimited origin runs any number at once. "
