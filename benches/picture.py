@@ -1,7 +1,6 @@
 """The picture of an invalidation: how long a GET takes, over time, while a million entries go.
 
 Usage: python benches/invalidate.py --json FILE && python benches/picture.py FILE docs/img/invalidate
-Needs what demo/requirements.txt names.
 """
 
 from __future__ import annotations
@@ -10,53 +9,58 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import FuncFormatter  # noqa: E402
-
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from demo.picture import COLORS, FAINT, GRID, STYLE, plain  # noqa: E402
+from demo.picture import COLORS  # noqa: E402
+from demo.svg import FAINT, GRID, Picture, Scale  # noqa: E402
 
 BEFORE_S, AFTER_S = 1.0, 5.0  # what is shown, around the invalidation
+STRETCH_S = 0.02  # one point for each, the longest GET in it
 HUES = {"cache-guard": COLORS["cache-guard"]}
+TITLE = "A million cached pages are invalidated at second 0"
 
 
 def in_words(ms: float) -> str:
     return f"{ms / 1000:g} s" if ms >= 1000 else f"{ms:g} ms"
 
 
-def draw(outcomes: list[dict], path: Path) -> None:
-    with plt.rc_context(STYLE | {"svg.hashsalt": "invalidate"}):
-        figure, axes = plt.subplots(figsize=(11, 4.2), facecolor="white")
-        figure.subplots_adjust(left=0.065, right=0.975, top=0.77, bottom=0.13)
-        figure.text(0.02, 0.93, "A million cached pages are invalidated at second 0", fontsize=15, fontweight="bold")
-        below = "How long another client waits for a plain GET on the same server: the longest of each 5 ms."
-        figure.text(0.02, 0.87, below, fontsize=10, color=FAINT)
-        plain(axes, "")
-        axes.grid(axis="y", color=GRID, linewidth=0.8)
-        # The quicker one is drawn last, to be seen.
-        for each in sorted(outcomes, key=lambda each: -each["busy_max"]):
-            shown = [(at, took) for at, took in each["samples"] if -BEFORE_S <= at <= AFTER_S]
-            color = HUES.get(each["name"], COLORS["poll"])
-            gone = f"{each['gone'] / 1000:.1f} s"
-            label = f"{each['name']}: answered after {each['answered']:.1f} ms, all memory given back after {gone}"
-            if each["name"] != "cache-guard":
-                label = f"{each['name']}: answered after {each['answered']:,.0f} ms, in which nobody else is served"
-            # A GET that takes long stands for the stretch that it took.
-            line = [(x, took) for at, took in shown for x in (at, at + took / 1000)]
-            axes.plot(*zip(*line), color=color, linewidth=0.8, label=label)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: in_words(ms)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda s, _: f"{s:g} s"))
-        axes.set_xlim(-BEFORE_S, AFTER_S)
-        axes.set_ylim(0.02, 30_000)
-        axes.legend(loc="upper right", frameon=False, fontsize=9.5)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(path.with_suffix(".png"), dpi=160)
-        plt.close(figure)
+def longest(samples: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The longest GET of each stretch; one that takes longer than that stands for the stretch that it took."""
+    found: dict[int, tuple[float, float]] = {}
+    for at, took in samples:
+        if -BEFORE_S <= at <= AFTER_S:
+            place = int(at / STRETCH_S)
+            found[place] = max(found.get(place, (at, 0.0)), (at, took), key=lambda each: each[1])
+    return [(x, took) for at, took in sorted(found.values()) for x in ((at, at + took / 1000) if took > 100 else (at,))]
+
+
+def caption(each: dict) -> str:
+    if each["name"] != "cache-guard":
+        return f"{each['name']}: answered after {each['answered']:,.0f} ms, in which no other client is served"
+    return (
+        f"{each['name']}: answered after {each['answered']:.1f} ms, all memory freed after {each['gone'] / 1000:.1f} s"
+    )
+
+
+def draw(outcomes: list[dict], path: Path) -> Path:
+    picture = Picture(960, 400, TITLE)
+    picture.text(24, 34, TITLE, size=20, bold=True)
+    below = f"How long another client waits for a plain GET meanwhile: the longest of each {STRETCH_S * 1000:g} ms."
+    picture.text(24, 56, below, size=13, color=FAINT)
+    x, y = Scale(-BEFORE_S, AFTER_S, 80, 930), Scale(0.02, 10_000, 360, 120, log=True)
+    for ms in (0.1, 1, 10, 100, 1_000, 10_000):
+        picture.line([(x.start, y(ms)), (x.end, y(ms))], color=GRID)
+        picture.text(x.start - 8, y(ms) + 4, in_words(ms), size=11, color=FAINT, anchor="end")
+    for second in range(int(-BEFORE_S), int(AFTER_S) + 1):
+        picture.line([(x(second), y.start), (x(second), y.end)], color=GRID)
+        picture.text(x(second), y.start + 18, f"{second} s", size=11, color=FAINT, anchor="middle")
+    # The quicker one is drawn last, to be seen.
+    for place, each in enumerate(sorted(outcomes, key=lambda each: -each["busy_max"])):
+        color = HUES.get(each["name"], COLORS["poll"])
+        points = [(min(x(at), x.end), y(max(took, 0.02))) for at, took in longest(each["samples"])]
+        picture.line(points, color=color, width=1.2)
+        picture.bar(x.start, 76 + 18 * place, 18, 5, color)
+        picture.text(x.start + 26, 83 + 18 * place, caption(each), size=12)
+    return picture.save(path)
 
 
 if __name__ == "__main__":

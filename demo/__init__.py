@@ -1,1 +1,1 @@
-"""The stampede: one expiring key, a slow origin, a thousand readers, four ways to protect it. Run: python -m demo"""
+"""The stampede: one expiring key, a slow origin, a thousand readers, ways to protect it. Run: python -m demo"""

@@ -1,7 +1,8 @@
 """The stampede, live: `python -m demo` from the project's root (or `make demo`).
 
-One key that expires, an origin that takes its time, a thousand connections that read the key, four ways to do it,
-one after the other on the same server. Shows a live table; then writes stampede.svg, stampede.png and stampede.md.
+One key that expires, an origin that takes its time and runs so many queries at once, a thousand connections that read
+the key, and ways to do it, one after the other on the same server. Shows a live table; then writes stampede.svg,
+stampede.md and the short table of the README.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from .screen import Screen
 from .server import ROOT, SPARE_CLIENTS, Server
 from .strategies import STRATEGIES
 
+PICTURES = ROOT / "docs/img"
 ORIGIN_MS_MAX = 5_000
 CHECK_FAILED = 1
 CANNOT_RUN = 2
@@ -24,25 +26,32 @@ CANNOT_RUN = 2
 
 def options() -> argparse.Namespace:
     """The command line; ends the process if it is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m demo", description="A cache stampede, four ways, live.")
+    parser = argparse.ArgumentParser(
+        prog="python -m demo", description="A cache stampede, live, with ways to protect the origin."
+    )
     parser.add_argument("--clients", type=int, default=1000, help="connections that read (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=4, help="about how long each way runs (default %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=4, help="about how long each protected way runs (default %(default)s)"
+    )
     parser.add_argument("--ttl-ms", type=int, default=1000, help="TTL of the key (default %(default)s)")
-    parser.add_argument("--origin-ms", type=int, default=300, help="time of an origin call (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/img", help="folder of the picture and the table")
+    parser.add_argument("--origin-ms", type=int, default=200, help="time of an origin call (default %(default)s)")
+    parser.add_argument("--pool", type=int, default=20, help="calls the origin runs at once (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=PICTURES, help="folder of the picture and the table")
     parser.add_argument("--check", action="store_true", help="fail if cache-guard asked the origin more than once")
     args = parser.parse_args()
     if not 1 <= args.clients <= 20_000 or args.seconds <= 0 or args.ttl_ms < 1:
         parser.error("--clients is 1 to 20000, --seconds and --ttl-ms are positive")
     if not 1 <= args.origin_ms <= ORIGIN_MS_MAX:
         parser.error(f"--origin-ms is 1 to {ORIGIN_MS_MAX}")
+    if args.pool < 1:
+        parser.error("--pool is positive")
     return args
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """The run that takes about as long as asked: a whole number of expiries, at least one."""
     cycle = (args.ttl_ms + args.origin_ms) / 1000
-    return Plan(args.clients, max(1, round(args.seconds / cycle)), args.ttl_ms, args.origin_ms)
+    return Plan(args.clients, max(1, round(args.seconds / cycle)), args.ttl_ms, args.origin_ms, args.pool)
 
 
 def raise_file_limit(count: int) -> None:
@@ -76,9 +85,11 @@ def footnote(plan: Plan, server: Server, outcomes: list[Outcome]) -> str:
     loads = ", ".join(f"{each.driver_load:.0%}" for each in outcomes)
     return (
         f"Measured with {server.version}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}; clients, origin and server share the machine. "
+        f"Python {platform.python_version()}; clients, origin and server share the machine, "
+        f"whose load average was {os.getloadavg()[0]:.1f} in the end. "
         f"{plan.clients:,} TCP connections, each reads, thinks 0 to {THINK_MS} ms and reads again; "
-        f"{plan.expiries} expiries for each way. The origin takes {plan.origin_ms} ms however many call it. "
+        f"{plan.expiries} expiries for each way. The origin takes {plan.origin_ms} ms for a query and "
+        f"runs {plan.pool} at once; the others queue. The unlimited origin runs any number at once. "
         f"All clients are one Python process, whose own work is part of every time; it used {loads} of one core."
     )
 
@@ -111,9 +122,10 @@ def main() -> int:
     if server.module_missing:
         screen.say(f"cache-guard is left out, and no picture is drawn: {server.module_missing}")
     else:
-        from .report import write_all  # not above: every measuring process would import what only drawing needs
+        from .report import write_all
 
-        for path in write_all(args.out, plan, outcomes, note):
+        readme = ROOT / "README.md" if args.out == PICTURES else None
+        for path in write_all(args.out, readme, plan, outcomes, note):
             screen.say(f"wrote {os.path.relpath(path)}")
     if args.check and (wrong := check(server, outcomes)):
         print(f"check failed: {wrong}", file=sys.stderr)

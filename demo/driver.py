@@ -57,7 +57,7 @@ class Driver:
 
     def __init__(self, port: int, plan: Plan, way: type[NoProtection], report: Callable[[Progress], None]) -> None:
         self.plan, self.report = plan, report
-        self.origin = Origin(plan.origin_ms / 1000)
+        self.origin = Origin(plan.origin_ms / 1000, None if way.unlimited_origin else plan.pool)
         self.strategy = way(self.origin, plan.ttl_ms)
         self.control = Control(port)
         self.clients: dict[int, Client] = {}

@@ -13,21 +13,14 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from harness import Server  # noqa: E402
 
-from . import picture  # noqa: E402
-from .picture import FAINT, GRID  # noqa: E402
+from .svg import FAINT, GRID, Picture, Scale, steps  # noqa: E402
 
 LIMIT, WINDOW_MS, EVERY_MS, LASTS_MS, BEFORE_BORDER_MS = 50, 1_000, 5, 3_600, 300
 COLORS = {"SLIDING": "#0a9a72", "FIXED": "#d97f1e", "GCRA": "#3f78b5"}
-STYLE = picture.STYLE | {"ytick.color": FAINT, "svg.hashsalt": "limits"}
+TITLE = "200 requests a second under a limit of 50 a second"
 
 
 def admitted() -> dict[str, list[int]]:
@@ -41,42 +34,47 @@ def admitted() -> dict[str, list[int]]:
         for at in range(0, LASTS_MS, EVERY_MS):
             time.sleep(max(0, (start + at) / 1_000 - time.time()))
             (seconds, micros), *verdicts = client.pipeline([("TIME",), *calls])
-            for name, verdict in zip(COLORS, verdicts):
+            for name, verdict in zip(COLORS, verdicts, strict=True):
                 if verdict[0]:
                     seen[name].append(int(seconds) * 1_000 + int(micros) // 1_000 - int(start))
     return seen
 
 
-def draw(path: Path, seen: dict[str, list[int]]) -> None:
+def draw(path: Path, seen: dict[str, list[int]]) -> Path:
+    """Two panels over the same seconds: all that was let through so far, and what of it in the last second."""
+    picture = Picture(900, 520, TITLE)
+    picture.text(24, 32, TITLE, size=18, bold=True)
+    x = Scale(0, LASTS_MS / 1_000, 60, 870)
+    above, below = Scale(0, 260, 260, 70), Scale(0, 110, 470, 310)
+    panel(picture, x, above, (0, 50, 100, 150, 200, 250), "let through so far")
+    panel(picture, x, below, (0, 25, 50, 75, 100), "let through in the last second")
+    for second in (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5):
+        picture.text(x(second), 488, f"{second:g} s", size=11, color=FAINT, anchor="middle")
+    picture.text(465, 508, "fixed windows begin at the thick grey lines", size=11, color=FAINT, anchor="middle")
     times = list(range(0, LASTS_MS, EVERY_MS))
-    with plt.rc_context(STYLE):
-        figure, (above, below) = plt.subplots(2, 1, figsize=(9, 5.6), sharex=True, facecolor="white")
-        for name, instants in seen.items():
-            total = [sum(at <= now for at in instants) for now in times]
-            lately = [sum(now - WINDOW_MS < at <= now for at in instants) for now in times]
-            seconds = [at / 1_000 for at in times]
-            above.step(seconds, total, where="post", color=COLORS[name], label=name, linewidth=1.8)
-            below.step(seconds, lately, where="post", color=COLORS[name], linewidth=1.8)
-        above.plot([0, LASTS_MS / 1_000], [0, LASTS_MS / EVERY_MS], color=FAINT, linewidth=1, linestyle=":")
-        above.annotate("all that came", (0.33, 98), color=FAINT, rotation=55, fontsize=8)
-        above.set_ylim(0, 260)
-        above.set_ylabel("let through so far")
-        above.legend(loc="lower right", frameon=False)
-        below.axhline(LIMIT, color=FAINT, linewidth=1, linestyle="--")
-        below.annotate("the limit", (3.28, LIMIT + 2), color=FAINT, fontsize=8)
-        below.set_ylabel("let through in the last second")
-        below.set_xlabel("seconds; fixed windows begin at the grey lines")
-        borders = range(BEFORE_BORDER_MS, LASTS_MS, WINDOW_MS)
-        for axes in (above, below):
-            axes.set_xlim(0, LASTS_MS / 1_000)
-            for border in borders:
-                axes.axvline(border / 1_000, color=GRID, linewidth=3, zorder=0)
-            for side in ("top", "right"):
-                axes.spines[side].set_visible(False)
-        figure.suptitle("200 requests a second under a limit of 50 a second", x=0.02, ha="left", fontweight="bold")
-        figure.tight_layout()
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(path.with_suffix(".png"), dpi=110)
+    for place, (name, instants) in enumerate(seen.items()):
+        total = [(now / 1_000, sum(at <= now for at in instants)) for now in times]
+        lately = [(now / 1_000, sum(now - WINDOW_MS < at <= now for at in instants)) for now in times]
+        for scale, points in ((above, total), (below, lately)):
+            picture.line(steps([(x(at), scale(count)) for at, count in points]), color=COLORS[name], width=2)
+        picture.bar(680, 200 + 18 * place, 18, 5, COLORS[name])
+        picture.text(704, 207 + 18 * place, name, size=12)
+    came = 260 * EVERY_MS / 1_000
+    picture.line([(x(0), above(0)), (x(came), above(260))], color=FAINT, dashes="2 3")
+    picture.text(x(came) + 6, above(250), "all that came", size=11, color=FAINT)
+    picture.line([(x.start, below(LIMIT)), (x.end, below(LIMIT))], color=FAINT, dashes="5 3")
+    picture.text(x.end, below(LIMIT) - 5, "the limit", size=11, color=FAINT, anchor="end")
+    return picture.save(path)
+
+
+def panel(picture: Picture, x: Scale, y: Scale, counts: tuple[int, ...], title: str) -> None:
+    """The lines and names of a panel's axes."""
+    picture.text(x.start, y.end - 8, title, size=12, color=FAINT)
+    for count in counts:
+        picture.line([(x.start, y(count)), (x.end, y(count))], color=GRID)
+        picture.text(x.start - 8, y(count) + 4, str(count), size=11, color=FAINT, anchor="end")
+    for border in range(BEFORE_BORDER_MS, LASTS_MS, WINDOW_MS):
+        picture.line([(x(border / 1_000), y.start), (x(border / 1_000), y.end)], color=GRID, width=4)
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
 """The slow origin: the database, the model, the upstream service whose answers the cache keeps.
 
-A call takes a fixed time and any number of them may run at once: they are deadlines in the driver's event loop, as a
-call is to an asynchronous client. That is kind to the unprotected way, since a real origin slows down when a
-thousand callers arrive together. What is true of a real origin as well: every call is counted.
+A call takes a fixed time. As a database behind a pool of connections does, it works on so many calls at once and lets
+the others queue, first come, first served. `pool=None` takes away that limit: an origin of any size, which is as kind
+to the unprotected way as can be. Every call is counted. Calls are deadlines in the driver's event loop.
 """
+
+from collections import deque
 
 VALUE_SIZE = 100
 
@@ -11,12 +13,13 @@ VALUE_SIZE = 100
 class Origin:
     """Counts calls and makes a new value for each; `calls - delivered` are under way."""
 
-    def __init__(self, delay: float) -> None:
-        """`delay`: seconds that a call takes."""
-        self.delay = delay
+    def __init__(self, delay: float, pool: int | None = None) -> None:
+        """`delay`: seconds that a call takes once it is worked on; `pool`: how many are worked on at once."""
+        self.delay, self.pool = delay, pool
         self.calls = 0
         self.delivered = 0
         self.calls_at_once_max = 0
+        self._free_at: deque[float] = deque()  # when each place of the pool is free again, the first one first
 
     @property
     def calls_under_way(self) -> int:
@@ -26,7 +29,12 @@ class Origin:
         """Takes a call; returns when it will be answered."""
         self.calls += 1
         self.calls_at_once_max = max(self.calls_at_once_max, self.calls_under_way)
-        return now + self.delay
+        if self.pool is None:
+            return now + self.delay
+        full = len(self._free_at) >= self.pool
+        starts = max(now, self._free_at.popleft()) if full else now
+        self._free_at.append(starts + self.delay)
+        return starts + self.delay
 
     def deliver(self) -> bytes:
         """The answer to the oldest call."""

@@ -21,11 +21,13 @@ class Plan:
     expiries: int
     ttl_ms: int
     origin_ms: int
+    pool: int
 
     @property
     def time_limit(self) -> float:
         """Seconds after which a way that has not finished is given up."""
-        return 15 + 10 * self.expiries * (self.ttl_ms + 2 * self.origin_ms) / 1000
+        all_queued = self.origin_ms * -(-self.clients // self.pool)
+        return 15 + 10 * self.expiries * (self.ttl_ms + 2 * self.origin_ms + all_queued) / 1000
 
 
 @dataclass(frozen=True, slots=True)

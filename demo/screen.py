@@ -12,7 +12,7 @@ from rich.text import Text
 from .outcome import Outcome, Plan, Progress
 from .strategies import NoProtection
 
-PLAIN_WIDTH = 120
+PLAIN_WIDTH = 140
 PLAIN_SECONDS = 1.0
 HEADINGS = (
     "",

@@ -1,4 +1,4 @@
-"""Four ways to read through a cache, each as an application would write it.
+"""Ways to read through a cache, each as an application would write it.
 
 A way's `read` is a generator: it yields what it wants done (Send, Pause, ASK_ORIGIN, AwaitMessage), is resumed with
 the outcome, and returns the value. The driver runs a thousand of them at once and knows none of the ways.
@@ -83,6 +83,7 @@ class NoProtection:
     name = "none"
     title = "no protection"
     needs_module = False
+    unlimited_origin = False
 
     def __init__(self, origin: Origin, ttl_ms: int) -> None:
         self.origin, self.ttl_ms = origin, ttl_ms
@@ -100,11 +101,19 @@ class NoProtection:
         return value
 
 
+class NoProtectionUnlimited(NoProtection):
+    """The same before an origin that answers any number of calls at once: what a stampede does at the very best."""
+
+    name = "none-unlimited"
+    title = "no protection, unlimited DB"
+    unlimited_origin = True
+
+
 class LockAndPoll(NoProtection):
     """SET NX decides who asks the origin; everybody else looks again every 50 ms."""
 
     name = "poll"
-    title = f"lock, poll every {POLL_MS} ms"
+    title = f"lock, poll each {POLL_MS} ms"
     after_release: tuple[bytes, ...] = ()
 
     def __init__(self, origin: Origin, ttl_ms: int) -> None:
@@ -187,4 +196,10 @@ class CacheGuard(NoProtection):
         return value
 
 
-STRATEGIES: tuple[type[NoProtection], ...] = (NoProtection, LockAndPoll, LockAndPublish, CacheGuard)
+STRATEGIES: tuple[type[NoProtection], ...] = (
+    NoProtection,
+    NoProtectionUnlimited,
+    LockAndPoll,
+    LockAndPublish,
+    CacheGuard,
+)

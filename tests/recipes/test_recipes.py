@@ -382,6 +382,8 @@ def test_pacing(server: Server, recipe: Callable[[str], Recipe]) -> None:
     names["in_turn"](made.append, 1)
     with pytest.raises(names["Busy"]):
         names["in_turn"](made.append, 1)
+
+
 def test_lock(server: Server, recipe: Callable[[str], Recipe]) -> None:
     names = recipe("lock")
     inside: list[int] = []
@@ -396,15 +398,15 @@ def test_lock(server: Server, recipe: Callable[[str], Recipe]) -> None:
     assert server.call("CACHE.GET", "report:1") == b"text" and server.call("EXISTS", "lock:1") == 0
 
     names["TTL_MS"] = 60
-    deposed = names["Lock"]("lock:2")
+    loser = names["Lock"]("lock:2")
     eventually(lambda: server.call("EXISTS", "lock:2") == 0, message="it was paused for too long")
     names["TTL_MS"] = 60_000
     with names["locked"]("lock:2") as successor:
-        assert successor.fence > deposed.fence
+        assert successor.fence > loser.fence
         successor.write("report:2", b"new")
-        with pytest.raises(names["Deposed"]):
-            deposed.write("report:2", b"old")
-        assert not deposed.extend() and not deposed.give_up()
+        with pytest.raises(names["LockLost"]):
+            loser.write("report:2", b"old")
+        assert not loser.extend() and not loser.release()
         assert server.call("CACHE.GET", "report:2") == b"new"
         names["WAIT_MS"] = 20
         with pytest.raises(names["NotAcquired"]):
@@ -431,7 +433,7 @@ def test_redlock(fresh_server: Callable[..., Server], recipe: Callable[[str], Re
         assert sum(inside) == 1, "one at a time"
         fences.append(lock.fence)
         inside.append(-1)
-        lock.give_up()
+        lock.release()
         return True
 
     assert together(6, lambda: hold()) == [True] * 6
