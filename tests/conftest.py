@@ -112,6 +112,19 @@ def raw(connect: Callable[..., RawClient]) -> RawClient:
     return connect()
 
 
+@pytest.fixture
+def soak_seconds(request: pytest.FixtureRequest) -> float:
+    """How long a test of the long run goes on: its share of SOAK_MINUTES (60) of all such tests that were chosen."""
+    chosen = sum(item.get_closest_marker("soak") is not None for item in request.session.items)
+    return float(os.environ.get("SOAK_MINUTES", "60")) * 60 / chosen
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.timeout(0))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
     report = yield

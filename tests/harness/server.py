@@ -111,8 +111,8 @@ class Server:
         self.module_args, self.args, self.name = tuple(module_args), tuple(args), name
         self.wrap = tuple(wrap)
         self.config = CONFIG_DEFAULT | {key: str(value) for key, value in (config or {}).items()}
-        if appendonly:
-            self.config["appendonly"] = "yes"
+        if appendonly:  # written before every answer: else kill9 may lose, on any server, what was acknowledged
+            self.config = {"appendfsync": "always"} | self.config | {"appendonly": "yes"}
         self.port, self._port_wanted = port, port
         self.home = Path(tempfile.mkdtemp(prefix="cg-"))
         self.dir = Path(dir or self.home / "data")
