@@ -86,7 +86,7 @@ fuzz: setup build ## MINUTES=n (5) of each fuzz target and of random calls to a 
 	@$(PYTHON) -m pytest -q -m soak -k "random_calls" --soak-minutes $(or $(MINUTES),5) tests/proof
 
 valgrind: setup build ## a part of the tests with the server under valgrind: this machine's, and a newer one
-	@scripts/valgrind.sh
+	@$(PYTHON) scripts/memcheck.py
 
 soak: setup build ## the long forms: HOURS=n or MINUTES=n (60) in all (PYTEST_ARGS='-k kill' chooses)
 	@$(PYTHON) scripts/soak.py

