@@ -82,14 +82,14 @@ test-all: ## everything on every supported server (SERVER_NAMES chooses), into t
 	@$(PYTHON) scripts/matrix.py all $(SERVER_NAMES)
 
 fuzz: setup build ## MINUTES=n (5) of each fuzz target and of random calls to a server; findings in target/fuzz
-	@scripts/fuzz.sh
-	@$(PYTHON) -m pytest -q -m soak -k "random_calls" --soak-minutes $(or $(MINUTES),5) tests/proof
+	@MINUTES=$(or $(MINUTES),5) scripts/fuzz.sh
+	@SOAK_MINUTES=$(or $(MINUTES),5) $(PYTHON) -m pytest -q -s -m soak -k random_calls tests
 
 valgrind: setup build ## a part of the tests with the server under valgrind: this machine's, and a newer one
 	@$(PYTHON) scripts/memcheck.py
 
-soak: setup build ## the long forms: HOURS=n or MINUTES=n (60) in all (PYTEST_ARGS='-k kill' chooses)
-	@$(PYTHON) scripts/soak.py
+soak: setup build ## the long forms of tests: HOURS=n or MINUTES=n (60) in all (PYTEST_ARGS='-k kill' chooses)
+	@SOAK_MINUTES=$(or $(MINUTES),$(if $(HOURS),$$(($(HOURS) * 60)),60)) $(PYTHON) -m pytest -q -s -m soak $(PYTEST_ARGS) tests
 
 demo: setup build ## the demonstration
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -r demo/requirements.txt

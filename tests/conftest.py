@@ -119,10 +119,14 @@ def soak_seconds(request: pytest.FixtureRequest) -> float:
     return float(os.environ.get("SOAK_MINUTES", "60")) * 60 / chosen
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("soak"):
-            item.add_marker(pytest.mark.timeout(0))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of the long run have no time limit, and are run only where they are asked for by `-m`."""
+    long = [item for item in items if item.get_closest_marker("soak")]
+    for item in long:
+        item.add_marker(pytest.mark.timeout(0))
+    if "soak" not in config.getoption("markexpr"):
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
 
 
 @pytest.hookimpl(wrapper=True)
