@@ -112,6 +112,23 @@ def raw(connect: Callable[..., RawClient]) -> RawClient:
     return connect()
 
 
+@pytest.fixture
+def soak_seconds(request: pytest.FixtureRequest) -> float:
+    """How long a test of the long run goes on: its share of SOAK_MINUTES (60) of all such tests that were chosen."""
+    chosen = sum(item.get_closest_marker("soak") is not None for item in request.session.items)
+    return float(os.environ.get("SOAK_MINUTES", "60")) * 60 / chosen
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of the long run have no time limit, and are run only where they are asked for by `-m`."""
+    long = [item for item in items if item.get_closest_marker("soak")]
+    for item in long:
+        item.add_marker(pytest.mark.timeout(0))
+    if "soak" not in config.getoption("markexpr"):
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
     report = yield

@@ -1,10 +1,12 @@
 """Waiting for a condition with a deadline: what tests do instead of sleeping."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+SLOWER = int(os.environ.get("CACHE_GUARD_SLOWER", "1"))
 
 
 def eventually(
@@ -15,7 +17,7 @@ def eventually(
     An AssertionError inside `fn` counts as "not yet"; the last one is shown when time is up. The pause between
     two calls grows from `interval` to 0.05 s.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * SLOWER
     while True:
         failure: AssertionError | None = None
         try:

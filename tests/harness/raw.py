@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .eventually import SLOWER
+
 Arg = bytes | str | int | float
 Address = str | tuple[str, int]
 
@@ -153,12 +155,12 @@ class RawClient:
     def __init__(
         self, address: Address, protocol: int = 2, timeout: float = 10, auth: tuple[str, str] | None = None
     ) -> None:
-        self.address, self.protocol, self.timeout = address, protocol, timeout
+        self.address, self.protocol, self.timeout = address, protocol, timeout * SLOWER
         self.pushes: deque[Push] = deque()
         self.wire = b""
         self._buffer = bytearray()
         self._replies: deque[tuple[Any, bytes]] = deque()
-        self._sock = connect(address, timeout)
+        self._sock = connect(address, self.timeout)
         self.client_id = 0
         hello = self.call("HELLO", protocol, *(("AUTH", *auth) if auth else ()))
         if isinstance(hello, RespError):
@@ -177,13 +179,13 @@ class RawClient:
 
     def recv(self, timeout: float | None = None) -> Any:
         """The next reply; pushes met on the way go to `pushes`."""
-        if not self._fill(self._replies, self.timeout if timeout is None else timeout):
+        if not self._fill(self._replies, self.timeout if timeout is None else timeout * SLOWER):
             raise TimeoutError(f"client {self.client_id}: no reply; the stream holds {bytes(self._buffer[:200])!r}")
         reply, self.wire = self._replies.popleft()
         return reply
 
     def recv_push(self, timeout: float | None = None) -> Push:
-        if not self._fill(self.pushes, self.timeout if timeout is None else timeout):
+        if not self._fill(self.pushes, self.timeout if timeout is None else timeout * SLOWER):
             raise TimeoutError(f"client {self.client_id}: no push")
         return self.pushes.popleft()
 

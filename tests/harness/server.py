@@ -3,13 +3,15 @@
 A server listens on 127.0.0.1 and on a unix socket (which clients prefer). It keeps nothing on disk unless asked to. Whoever stops it learns whether it crashed: a bug report or a panic in the log is an AssertionError.
 
 Environment: REDIS_SERVER names the binary (else redis-server, else valkey-server from PATH), CACHE_GUARD_MODULE the
-library (else target/release/libcache_guard.so).
+library (else target/release/libcache_guard.so), CACHE_GUARD_WRAP a program with its options that servers run under, and
+CACHE_GUARD_SLOWER how many times longer than usual everything may take then.
 """
 
 import atexit
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -25,13 +27,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .eventually import eventually
+from .eventually import SLOWER, eventually
 from .herd import Herd
 from .raw import Address, RawClient, RespError
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_TIMEOUT = 30
-STOP_TIMEOUT = 20
+READY_TIMEOUT = 30 * SLOWER
+STOP_TIMEOUT = 20 * SLOWER
 LOG_TAIL_LINES = 60
 CRASH_MARKS = re.compile(
     r"BUG REPORT START|panicked at|cacheguard: panic|AddressSanitizer|ASSERTION FAILED", re.IGNORECASE
@@ -110,10 +112,11 @@ class Server:
         self.is_valkey, self.version = binary_version(self.binary)
         self.module = module_path() if module is True else module or None
         self.module_args, self.args, self.name = tuple(module_args), tuple(args), name
-        self.wrap, self.env = tuple(wrap), dict(env or {})
+        self.wrap = tuple(wrap) or tuple(shlex.split(os.environ.get("CACHE_GUARD_WRAP", "")))
+        self.env = dict(env or {})
         self.config = CONFIG_DEFAULT | {key: str(value) for key, value in (config or {}).items()}
-        if appendonly:
-            self.config["appendonly"] = "yes"
+        if appendonly:  # written before every answer: else kill9 may lose, on any server, what was acknowledged
+            self.config = {"appendfsync": "always"} | self.config | {"appendonly": "yes"}
         self.port, self._port_wanted = port, port
         self.home = Path(tempfile.mkdtemp(prefix="cg-"))
         self.dir = Path(dir or self.home / "data")
@@ -227,7 +230,7 @@ class Server:
     def client(self, protocol: int = 2, tcp: bool = False, **options: Any) -> redis.Redis:
         """redis-py, replies as bytes, no retries."""
         where = {"host": "127.0.0.1", "port": self.port} if tcp else {"unix_socket_path": self.socket_path}
-        options = {"socket_timeout": 30, "retry": Retry(NoBackoff(), 0)} | options
+        options = {"socket_timeout": 30 * SLOWER, "retry": Retry(NoBackoff(), 0)} | options
         return self._remember(redis.Redis(protocol=protocol, decode_responses=False, **where, **options))
 
     def raw(
@@ -247,7 +250,7 @@ class Server:
     def control(self) -> RawClient:
         """The harness's own RESP2 connection, which tests may use for questions that do not wait."""
         if self._control is None:
-            self._control = RawClient(self.socket_path, 2, 30)
+            self._control = RawClient(self.socket_path, 2, 30 * SLOWER)
         return self._control
 
     def call(self, *args: Any) -> Any:
