@@ -7,7 +7,7 @@ import pytest
 
 from harness import RawClient, Server, eventually, is_error
 from test_release import LONG
-from harness.tags import NAMES, PLACES, Connect, Pair, all_of, info, pages, put, restricted, run, while_dead
+from harness.tags import LONGEST, NAMES, PLACES, Connect, Pair, all_of, info, pages, put, restricted, run, while_dead
 
 Start = Callable[..., Server]
 COUNT_RANGE = "ERR COUNT must be an integer from 1 to 100000"
@@ -73,6 +73,21 @@ def test_match_leaves_out_other_tags(raw: RawClient, pattern: bytes | str, tags:
     put(raw, "k", "author:1", "author:12", "page:1", "", "*", b"a\xff")
     assert all_of(walk(raw, "match", pattern)) == tags
     assert all_of(walk(raw, "COUNT", 1, "MATCH", pattern)) == tags
+
+
+def test_a_pattern_is_as_long_as_a_name_at_most(raw: RawClient) -> None:
+    put(raw, "a", LONGEST)
+    assert raw.call("CACHE.TAGLIST", 0, "MATCH", LONGEST) == [b"0", [LONGEST]]
+    assert raw.call("CACHE.TAGLIST", 0, "MATCH", LONGEST + b"*") == "ERR MATCH must not be longer than 1024 bytes"
+
+
+def test_what_costs_much_to_find_comes_in_more_pages(raw: RawClient) -> None:
+    tags = [b"a" * 1_000 + b"%03d" % number for number in range(200)]
+    raw.pipeline([("CACHE.SETSM", tag[-3:], "v", LONG, "TAGS", 1, tag) for tag in tags])
+    dear = b"*" + b"a" * 400 + b"[0]" + b"[0-1]?"
+    found = walk(raw, "COUNT", 100_000, "MATCH", dear)
+    assert all_of(found) == tags[:20] and len(found) > 3
+    assert len(walk(raw, "COUNT", 100_000, "MATCH", "a*0??")) == 1
 
 
 def test_pages_may_be_empty_before_the_end(raw: RawClient) -> None:

@@ -176,7 +176,8 @@ def test_leases_and_waiters_go_with_their_slots(cluster: Cluster) -> None:
     if not is_atomic(one):
         pytest.skip("Redis 8.4 and later")
     moves, stays = (next(k for k in (b"x%d" % n for n in range(10_000)) if slot_of(k) // 4_000 == at) for at in (0, 1))
-    tokens = {key: one.raw().call("CACHE.GETSM", key, "META", "LEASE", LONG)[2] for key in (moves, stays)}
+    alone = b"{%s}alone" % moves  # nobody waits for it
+    tokens = {key: one.raw().call("CACHE.GETSM", key, "META", "LEASE", LONG)[2] for key in (moves, stays, alone)}
     parked = {key: one.raw() for key in (moves, stays)}
     for key, waiter in parked.items():
         waiter.send("CACHE.GETSM", key, "WAIT", LONG)
@@ -187,6 +188,9 @@ def test_leases_and_waiters_go_with_their_slots(cluster: Cluster) -> None:
     eventually(lambda: (one.stats()["leases"], one.stats()["waiters"]) == (1, 1), 20)
     assert one.raw().call("CACHE.SETSM", stays, "v", LONG, "TOKEN", tokens[stays]) == b"OK"
     assert parked[stays].recv() == b"v"
+    one.call("CLUSTER", "MIGRATION", "IMPORT", 0, 3_999)
+    eventually(lambda: one.raw().call("CACHE.GET", alone) is None, 30)
+    assert one.raw().call("CACHE.SETSM", alone, "old", LONG, "TOKEN", tokens[alone]) is None
 
 
 def test_locks_and_limits_go_with_their_slots(cluster: Cluster) -> None:
