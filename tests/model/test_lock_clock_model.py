@@ -19,6 +19,7 @@ from harness.line import info
 
 CLIENTS = 6
 HEAD_START_MS = 120_000
+AHEAD_US = 60_000_000  # the number that a client may ask for
 FOREVER = 10**11  # a wait that outlasts every run
 keys = st.sampled_from([b"a", b"b", b"\0\r\n"])
 names = st.sampled_from([b"one", b"two", b"three", b""])
@@ -173,6 +174,8 @@ class LockMachine(RuleBasedStateMachine):
         self.parked: dict[int, bytes] = {}
         self.clients: list[RawClient] = [self.server.raw(self.protocol) for _ in range(CLIENTS)]
         self.highest = info(self.server)[b"last_fence"]
+        # Each example begins when the numbers of the one before are of the past.
+        self.clock.pass_ms(max(0, self.highest // 1000 - self.now) + 1)
 
     # The world
 
@@ -249,7 +252,7 @@ class LockMachine(RuleBasedStateMachine):
              ahead: int | None) -> None:  # fmt: skip
         number = self.free(number)
         client, key = self.clients[number], self.key(name)
-        at_least = 0 if ahead is None else self.highest + ahead
+        at_least = 0 if ahead is None else min(self.highest + ahead, max(self.highest + 1, self.now * 1000 + AHEAD_US))
         asks = Asks(number, client.client_id, owner, mode, ttl, bind, at_least)
         options: list[Any] = [*mode.split(), *(["BIND"] if bind else []), *(["FENCE", at_least] if at_least else [])]
         client.send("CACHE.LOCK", name, owner, ttl, *options, "WAIT", FOREVER if wait else 0)
