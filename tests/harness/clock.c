@@ -1,6 +1,6 @@
 /* The clocks of a process, moved by another one. Preloaded into a server, it adds to what the kernel says what stands in
  * the file CG_CLOCK, as 64-bit numbers in microseconds: by how much the wall clock is ahead, by how much the monotonic
- * clock is, and the moment at which the wall clock stands still (0: it runs).
+ * clock is, and the moments at which the two stand still (0: they run).
  *
  * It asks the kernel itself: the function that it replaces may not be found yet when the first call comes. A server that
  * could read the processor's own counter finds no /proc/cpuinfo here, and so asks for the time as well.
@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile int64_t unmoved[3];
+static volatile int64_t unmoved[4];
 static volatile int64_t *moved;
 
 static volatile int64_t *offsets(void) {
@@ -46,7 +46,7 @@ int clock_gettime(clockid_t clock, struct timespec *t) {
     if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) {
         set(t, (by[2] ? by[2] : us) + by[0]);
     } else if (clock == CLOCK_MONOTONIC || clock == CLOCK_MONOTONIC_RAW || clock == CLOCK_MONOTONIC_COARSE) {
-        set(t, us + by[1]);
+        set(t, (by[3] ? by[3] : us) + by[1]);
     }
     return 0;
 }

@@ -1,7 +1,7 @@
 """The clocks of a server, moved by a test: `with Clock() as clock, Server(env=clock.env) as server: clock.step(-3_600_000)`.
 
 A small C library is preloaded into the server; it is compiled once per run of the tests (they need `cc`). Servers with the same
-clock see the same time. Time runs on beside every step, unless the wall clock is held still.
+clock see the same time. Time runs on beside every step, unless the clocks are held still.
 
 A server that sleeps does not see a step before it wakes: by a command, or by its own cron within 0.1 s.
 """
@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("clock.c")
-WALL, MONOTONIC, STILL = range(3)
+WALL, MONOTONIC, WALL_STILL, MONOTONIC_STILL = range(4)
 NUMBER = struct.Struct("q")
 
 
@@ -39,8 +39,8 @@ class Clock:
 
     def __init__(self) -> None:
         self._file = tempfile.NamedTemporaryFile(prefix="cg-clock-")
-        self._file.truncate(3 * NUMBER.size)
-        self._numbers = mmap.mmap(self._file.fileno(), 3 * NUMBER.size)
+        self._file.truncate(4 * NUMBER.size)
+        self._numbers = mmap.mmap(self._file.fileno(), 4 * NUMBER.size)
         self.env = {"LD_PRELOAD": str(library()), "CG_CLOCK": self._file.name}
 
     def set_ms(self, offset: int) -> None:
@@ -58,19 +58,26 @@ class Clock:
         self.step(ms)
 
     def hold(self) -> None:
-        """The wall clock stands still from now on, at a whole millisecond, and moves by steps only."""
-        self._put(STILL, self._get(STILL) or time.time_ns() // 1_000_000 * 1000)
+        """Both clocks stand still from now on, the wall clock at a whole millisecond, and move by steps only.
+
+        A server does not do then what its cron does: it does not even stop on SIGTERM before `run`.
+        """
+        self._put(WALL_STILL, self._get(WALL_STILL) or time.time_ns() // 1_000_000 * 1000)
+        self._put(MONOTONIC_STILL, self._get(MONOTONIC_STILL) or time.monotonic_ns() // 1_000_000 * 1000)
 
     def run(self) -> None:
-        """The wall clock goes on from where it stands, after `hold`."""
-        stood = self._get(STILL)
-        if stood:
-            self._put(WALL, self._get(WALL) + stood - time.time_ns() // 1000)
-            self._put(STILL, 0)
+        """The clocks go on from where they stand, after `hold`."""
+        for still, ahead, now_ns in (
+            (WALL_STILL, WALL, time.time_ns()),
+            (MONOTONIC_STILL, MONOTONIC, time.monotonic_ns()),
+        ):
+            if stood := self._get(still):
+                self._put(ahead, self._get(ahead) + stood - now_ns // 1000)
+                self._put(still, 0)
 
     def now_ms(self) -> int:
         """What the wall clock says, to a server and here."""
-        return ((self._get(STILL) or time.time_ns() // 1000) + self._get(WALL)) // 1000
+        return ((self._get(WALL_STILL) or time.time_ns() // 1000) + self._get(WALL)) // 1000
 
     def close(self) -> None:
         self._numbers.close()

@@ -191,7 +191,9 @@ def test_what_clients_saw_never_overlaps(server: Server, options: list, permits:
         fences = [fence for _, _, fence, _ in sorted(found, key=lambda each: each[2])]
         assert len(set(fences)) == len(fences)
         if permits == 1:
-            assert [each[2] for each in sorted(found)] == fences, "numbers rise in the order of holding"
+            # Who forgot to unlock and heard of the grant when it was over held nothing that has a place in the order.
+            held = sorted(each for each in found if each[0] < each[1])
+            assert [each[2] for each in held] == sorted(each[2] for each in held), "numbers rise as they hold"
 
 
 def test_readers_and_writers_never_meet_and_both_get_on(server: Server) -> None:
