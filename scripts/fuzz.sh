@@ -28,7 +28,7 @@ if [[ ${1:-} == --minimize ]]; then
   for name in "${names[@]}"; do
     rm -rf "target/fuzz/minimal/$name"
     mkdir -p "target/fuzz/minimal/$name" "target/fuzz/found/$name"
-    FUZZ_TARGET=$name "$fuzz" -merge=1 -max_len=256 "target/fuzz/minimal/$name" "fuzz/corpus/$name" "target/fuzz/found/$name" 2>/dev/null
+    FUZZ_TARGET=$name "$fuzz" -set_cover_merge=1 -use_counters=0 -max_len=256 "target/fuzz/minimal/$name" "fuzz/corpus/$name" "target/fuzz/found/$name" 2>/dev/null
     rm -f "fuzz/corpus/$name"/*
     cp "target/fuzz/minimal/$name"/* "fuzz/corpus/$name/"
     echo "fuzz: $name: $(ls "fuzz/corpus/$name" | wc -l) inputs"
