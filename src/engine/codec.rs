@@ -100,6 +100,8 @@ pub fn decode(version: i32, source: &mut impl Source) -> Result<Entry, Corrupt> 
 }
 
 #[cfg(test)]
+mod reach;
+#[cfg(test)]
 pub mod tape;
 
 #[cfg(test)]

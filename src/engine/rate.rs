@@ -209,12 +209,12 @@ impl Limits {
 
     /// Gives back up to `units` of those that were taken last and still count at `at`; how many.
     /// With several rules, the most that any of them was given back. If it is 0, nothing changed.
+    ///
+    /// An `at` before the last taking is as good as that: what was taken keeps its time, so that
+    /// nobody who names an hour can undo a limit. A clock that has stepped back is another matter:
+    /// see [`Self::redate`].
     pub fn refund(&mut self, units: u64, at: UnixMillis) -> u64 {
         let at = at.min(INSTANT_MAX);
-        if self.counts_until().is_none() {
-            return 0;
-        }
-        self.redate(at);
         each_meter!(&mut self.meter, meter => meter.refund(units, at))
     }
 
@@ -294,9 +294,11 @@ impl Limits {
         each_meter!(&self.meter, meter => meter.is_ahead(now))
     }
 
-    /// Dates what lies in the future of `now` to now; true if anything did.
+    /// Dates what lies in the future of `now` to now; true if anything did, and then the state is
+    /// another one.
     #[inline]
-    fn redate(&mut self, now: UnixMillis) -> bool {
+    pub fn redate(&mut self, now: UnixMillis) -> bool {
+        let now = now.min(INSTANT_MAX);
         let is_ahead = self.is_ahead(now);
         if is_ahead {
             self.mark = Mark::default();

@@ -157,6 +157,25 @@ def test_an_aof_gives_the_same(fresh_server: Callable[..., Server], preamble: st
     assert state(server) == before
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_limit_without_a_ttl_has_none_after_a_rewrite(fresh_server: Callable[..., Server], algorithm: str) -> None:
+    """The commands of a rewritten file are also what a slot travels as from one node to another."""
+    server = fresh_server(appendonly=True, config={"aof-use-rdb-preamble": "no"})
+    client = server.raw()
+    for key, ttl in [("k", None), ("sooner", LONG * 2)]:
+        assert client.call("CACHE.RATELIMIT", key, 5, TEN_YEARS, "ALGORITHM", algorithm)[0] == 1
+        assert client.call(*(("PERSIST", key) if ttl is None else ("PEXPIRE", key, ttl))) == 1
+    # One that counts nothing any more, and stays because it was told to.
+    client.pipeline([("MULTI",), ("CACHE.RATELIMIT", "over", 5, 1, "ALGORITHM", algorithm), ("PERSIST", "over"), ("EXEC",)])
+    before = state(server)
+    assert before[b"k"][1] == before[b"over"][1] == -1 and before[b"sooner"][1] > 0
+    server.call("BGREWRITEAOF")
+    eventually(lambda: server.info("persistence")["aof_rewrite_in_progress"] == 0 and rewritten(server), timeout=20)
+    server.call("DEBUG", "LOADAOF")
+    assert state(server) == before
+    assert state(server.restart()) == before
+
+
 def rewritten(server: Server) -> bool:
     return "Background AOF rewrite finished successfully" in server.log()
 

@@ -120,7 +120,7 @@ impl Bucket {
     }
 
     fn refund(&mut self, units: u64, now: UnixMillis) -> u64 {
-        let given = self.units(now).min(units);
+        let given = self.units(now).min(self.pace.burst).min(units);
         self.drain(self.pace.cost(given).min(self.level(now)));
         given
     }

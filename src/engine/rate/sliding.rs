@@ -115,6 +115,7 @@ impl Sliding {
     }
 
     pub fn refund(&mut self, units: u64, now: UnixMillis) -> u64 {
+        let now = now.max(UnixMillis(self.log.last));
         self.look_from(now);
         self.views.iter_mut().for_each(|view| view.advance(&self.log, now.0));
         let counts = self.views.iter().map(|view| view.units).max().unwrap_or(0);

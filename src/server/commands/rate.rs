@@ -9,7 +9,7 @@ use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
 use crate::engine::waiters::Slot;
 use crate::server::args::{Args, Word};
 use crate::server::error::Error;
-use crate::server::ffi::context::{mono_now, unix_now, Arg, Ctx};
+use crate::server::ffi::context::{mono_now, Arg, Ctx};
 use crate::server::ffi::entry_point::ArgVec;
 use crate::server::keyspace::limits::{self as keyspace, Said, Which};
 use crate::server::pacing::{self, Paced};
@@ -219,9 +219,8 @@ pub fn refund(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
             _ => return Err(args.unknown()),
         }
     }
-    let at = at.map_or_else(unix_now, UnixMillis);
     let which = taken.map_or(Which::Last, |taken| Which::TakenAt(UnixMillis(taken)));
-    let given = keyspace::refund(ctx, name, units, which, at)?;
+    let given = keyspace::refund(ctx, name, units, which, at.map(UnixMillis))?;
     if given > 0 {
         pacing::hurry(ctx, ctx.db(), name.bytes());
     }

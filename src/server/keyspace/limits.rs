@@ -205,24 +205,31 @@ pub enum Which {
     TakenAt(UnixMillis),
 }
 
-/// Gives back up to `units` to `name`, as of `at`; how many. A key from which nothing counts any
-/// more goes.
+/// Gives back up to `units` to `name`, as of `at` or now; how many. A key from which nothing counts
+/// any more goes.
 ///
 /// # Errors
 /// [`Error::WrongType`].
-pub fn refund(ctx: Ctx<'_>, name: Arg<'_>, units: u64, which: Which, at: UnixMillis) -> Result<u64, Error> {
-    let mut key = ctx.open_write(name);
+pub fn refund(ctx: Ctx<'_>, name: Arg<'_>, units: u64, which: Which, at: Option<UnixMillis>) -> Result<u64, Error> {
+    let (mut key, now) = (ctx.open_write(name), at.unwrap_or_else(unix_now));
+    // A clock that has stepped back is told as such, so that `AT` need not say so of any client.
+    if at.is_none() && key.value_mut::<Limits>().is_some_and(|limits| limits.redate(now)) {
+        commit(ctx, key, name, Done::Became);
+        key = ctx.open_write(name);
+    }
     let Some(limits) = key.value_mut::<Limits>() else {
         return found(&key).map(|_| 0);
     };
-    let given = match which {
-        Which::Last => limits.refund(units, at),
-        Which::TakenAt(taken) => limits.give_back(units, taken, at),
+    let (given, told) = match which {
+        Which::Last => {
+            let given = limits.refund(units, now);
+            (given, given)
+        }
+        // What a bucket gave back may be less than whole units: replicas are told what was asked for.
+        Which::TakenAt(taken) => (limits.give_back(units, taken, now), units),
     };
     if given > 0 {
-        // What a bucket gave back may be less than whole units: replicas are told what was asked for.
-        let units = if let Which::Last = which { given } else { units };
-        refunded(ctx, key, name, units, which, at);
+        refunded(ctx, key, name, told, which, now);
     }
     Ok(given)
 }

@@ -30,6 +30,7 @@ fn units() -> impl Strategy<Value = u64> {
 enum Step {
     Decide(Plan, Ask),
     Take(Plan, u64),
+    Redate,
     Refund(u64),
     GiveBack(u64, UnixMillis),
     Throttle(Throttle),
@@ -44,6 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (any_plan(), ask()).prop_map(|(plan, ask)| Step::Decide(plan, ask)),
         3 => (any_plan(), units()).prop_map(|(plan, units)| Step::Take(plan, units)),
         4 => units().prop_map(Step::Refund),
+        1 => Just(Step::Redate),
         2 => (units(), instant()).prop_map(|(units, taken)| Step::GiveBack(units, taken)),
         1 => throttle.prop_map(Step::Throttle),
         1 => (any_plan(), ask()).prop_map(|(plan, ask)| Step::Foresee(plan, ask)),
@@ -63,6 +65,7 @@ fn make(limits: &mut Limits, at: UnixMillis, step: &Step) -> bool {
             limits.take(plan, *units, at);
             true
         }
+        Step::Redate => limits.redate(at),
         Step::Refund(units) => limits.refund(*units, at) > 0,
         Step::GiveBack(units, taken) => limits.give_back(*units, *taken, at) > 0,
         Step::Throttle(throttle) => limits.throttle(throttle, at).changed,
@@ -179,9 +182,27 @@ fn units_given_back_in_1970_leave_a_log_that_can_be_read() {
     let mut limits = Limits::new(&plan);
     limits.take(&plan, 1, START);
     limits.take(&plan, 1, START.after(50));
-    assert_eq!(limits.refund(1, UnixMillis(1)), 1);
+    limits.take(&plan, 1, UnixMillis(1));
+    assert_eq!(limits.refund(2, UnixMillis(1)), 2);
     assert_eq!(unpack(&pack(&limits)), Ok(limits.clone()));
     assert_eq!(limits.counts_until(), Some(UnixMillis(60_000)), "the one that is left is of 1970, and not before");
+}
+
+#[test]
+fn who_names_another_hour_does_not_move_what_was_taken() {
+    for algorithm in ALGORITHMS {
+        let plan = plan(algorithm, &[(5, 60_000)]);
+        let mut limits = Limits::new(&plan);
+        limits.take(&plan, 2, START);
+        let mut model = limits.clone();
+        assert_eq!((limits.refund(1, UnixMillis(1)), model.refund(1, START)), (1, 1));
+        assert_eq!(limits, model, "{algorithm:?}");
+        assert_eq!(
+            (limits.refund(1, INSTANT_MAX), &limits),
+            (0, &model),
+            "{algorithm:?}: nothing counts any more then"
+        );
+    }
 }
 
 /// A log as long as one may be, to which takings are added.
