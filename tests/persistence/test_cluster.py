@@ -1,7 +1,7 @@
 """Nodes of a cluster: redirections, moving entries and slots, and what becomes of those who wait."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
