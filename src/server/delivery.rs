@@ -25,7 +25,7 @@ const BYTES_MAX: u64 = 1 << 20;
 /// Processor time for making replies in one turn, in microseconds.
 const TELLING_US: u64 = 1_000;
 /// Replies that are handed over together.
-const TOGETHER_MAX: usize = 16;
+const TOGETHER_MAX: usize = 32;
 /// Bytes of replies that are handed over together.
 const TOGETHER_BYTES_MAX: usize = 64 * 1024;
 

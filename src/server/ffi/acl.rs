@@ -130,9 +130,30 @@ impl Ctx<'_> {
         if name.is_null() {
             return true;
         }
-        let user = call!(RedisModule_GetModuleUserFromUserName(name));
+        let user = User::named(name);
         call!(RedisModule_FreeString(self.raw, name));
-        !user.is_null() && User(user).may_run(argv)
+        user.is_some_and(|user| user.may_run(argv))
+    }
+
+    /// The same while the replies of one turn are made, in which no permission changes. A crowd that asked
+    /// for the same as the same user is checked once.
+    #[must_use]
+    pub(super) fn may_still_run(self, argv: ArgVec<'_>) -> bool {
+        let name = call!(RedisModule_GetClientUserNameById(self.raw, self.client_id().0));
+        if name.is_null() {
+            return true;
+        }
+        let user = bytes_of(name);
+        let known = CHECKED
+            .with(|checked| checked.as_ref().filter(|checked| checked.is(user, argv)).map(|checked| checked.may));
+        let may = known.unwrap_or_else(|| {
+            let may = User::named(name).is_some_and(|user| user.may_run(argv));
+            let checked = Checked::new(user, argv, may);
+            CHECKED.with(|last| *last = checked);
+            may
+        });
+        call!(RedisModule_FreeString(self.raw, name));
+        may
     }
 
     /// Whether a user calls who is no connection's, as in a script. Redis 7.0 crashes if it is asked
@@ -173,7 +194,43 @@ impl Patterns {
     }
 }
 
+/// What was found out last about a user and a command.
+struct Checked {
+    user: Box<[u8]>,
+    words: Vec<Box<[u8]>>,
+    may: bool,
+}
+
+static CHECKED: MainThread<Option<Checked>> = MainThread::new();
+
+/// Longer commands are checked each time: to remember one costs about as much.
+const WORDS_MAX: usize = 12;
+const WORD_BYTES_MAX: usize = 1_024;
+
+impl Checked {
+    fn new(user: &[u8], argv: ArgVec<'_>, may: bool) -> Option<Self> {
+        let is_short = argv.len() <= WORDS_MAX && argv.iter().all(|word| word.bytes().len() <= WORD_BYTES_MAX);
+        is_short.then(|| Self { user: user.into(), words: argv.iter().map(|word| word.bytes().into()).collect(), may })
+    }
+
+    fn is(&self, user: &[u8], argv: ArgVec<'_>) -> bool {
+        *self.user == *user
+            && self.words.len() == argv.len()
+            && self.words.iter().zip(argv.iter()).all(|(known, word)| **known == *word.bytes())
+    }
+}
+
+/// Permissions may change from here on.
+pub(super) fn forget_checked() {
+    CHECKED.with(|checked| *checked = None);
+}
+
 impl User {
+    fn named(name: *mut raw::RedisModuleString) -> Option<Self> {
+        let user = call!(RedisModule_GetModuleUserFromUserName(name));
+        (!user.is_null()).then_some(Self(user))
+    }
+
     fn may_run(&self, argv: ArgVec<'_>) -> bool {
         let argc = c_int::try_from(argv.len()).unwrap_or(c_int::MAX);
         call!(RedisModule_ACLCheckCommandPermissions(self.0, argv.all().as_ptr().cast_mut(), argc)) == OK

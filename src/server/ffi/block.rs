@@ -4,6 +4,7 @@
 //! our answer falling into one turn lose the reply. The module keeps the deadlines and answers
 //! through [`Ctx::release`]; the timeout callback exists only so that `CLIENT UNBLOCK` works.
 
+use super::acl;
 use super::context::{micros, Ctx};
 use super::entry_point::{answer_command, function, guarded, ArgVec};
 use super::OK;
@@ -29,6 +30,7 @@ static TELLING_SINCE: AtomicU64 = AtomicU64::new(0);
 
 /// A new turn: see [`telling_since`].
 pub fn restart_telling() {
+    acl::forget_checked();
     TELLING_SINCE.store(0, Relaxed);
 }
 
@@ -95,13 +97,10 @@ impl Parked {
     }
 }
 
-/// Tells `answer` to a user who may still run the command that waited. The server asks that of its own
-/// commands when it serves them; of a module's it does not.
-fn tell_if_permitted<A>(ctx: Ctx<'_>, args: ArgVec<'_>, answer: &A, tell: impl Tell<A>) -> Result<(), Error> {
-    if !ctx.may_run(args) {
-        return Err(Error::Withdrawn);
-    }
-    tell(ctx, args, answer)
+/// Only a user who may still run the command that waited is answered. The server checks that of its own
+/// commands when it serves them, but not of a module's.
+fn permit(may: bool) -> Result<(), Error> {
+    may.then_some(()).ok_or(Error::Withdrawn)
 }
 
 /// The server is ready to write the answer.
@@ -119,7 +118,8 @@ unsafe extern "C" fn reply<A: Awaited, T: Tell<A>>(
         }
         let tell = function::<T>();
         let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
-            tell_if_permitted(ctx, args, &delivery.answer, tell)?;
+            permit(ctx.may_still_run(args))?;
+            tell(ctx, args, &delivery.answer)?;
             delivery.heard.set(true);
             Ok(())
         };
@@ -139,7 +139,7 @@ unsafe extern "C" fn unblock<A: Awaited, T: Tell<A>>(
     let tell = function::<T>();
     let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
         let answer = A::unblocked(ctx, parked);
-        tell_if_permitted(ctx, args, &answer, tell).inspect_err(|_| answer.unheard(ctx))
+        permit(ctx.may_run(args)).and_then(|()| tell(ctx, args, &answer)).inspect_err(|_| answer.unheard(ctx))
     };
     // SAFETY: the server passes the arguments of the command that waited.
     unsafe { answer_command(ctx, argv, argc, told) };

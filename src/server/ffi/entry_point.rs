@@ -27,6 +27,11 @@ impl<'c> ArgVec<'c> {
         self.0.len()
     }
 
+    /// One after the other, the name first.
+    pub fn iter(self) -> impl Iterator<Item = Arg<'c>> {
+        self.0.iter().map(|raw| Arg::new(*raw))
+    }
+
     /// All of them, as the server's functions take them.
     pub(super) fn all(self) -> &'c [*mut raw::RedisModuleString] {
         self.0
