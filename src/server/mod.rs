@@ -21,3 +21,4 @@ pub mod state;
 pub mod sweep;
 pub mod table;
 pub mod tagging;
+pub mod watching;
