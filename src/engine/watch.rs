@@ -1,9 +1,8 @@
 //! Which plain commands matter to a key with a lease.
 //!
-//! While a lease is out, the server shows us each command before it runs. [`effect`] says, from
-//! its name alone, whether it may invalidate its keys or give them a value. It must be cheap for
-//! reads (they are most of the traffic) and complete for writes: a name not listed is taken to be
-//! a write that may give any of its arguments a value.
+//! While a lease is out, the server shows us each command before it runs. [`known`] says what such
+//! a command may do to keys; it must be cheap for reads, which are most of the traffic, and complete
+//! for writes.
 //!
 //! A command inside MULTI is shown when it is queued and runs when EXEC comes, unseen. So
 //! [`Watch`] keeps what each connection has queued, and doubts it at EXEC. Of a transaction that
@@ -11,6 +10,10 @@
 //! not say which connection sent a command; there all open transactions are taken for one, and for
 //! the first [`STRANGER_MS`] every EXEC counts as one of unknown content.
 
+pub mod known;
+pub mod recheck;
+
+use self::recheck::Recheck;
 use super::lease::{Doubt, LeaseBook};
 use super::time::MonoMillis;
 use super::waiters::ClientId;
@@ -22,103 +25,19 @@ pub const STRANGER_MS: u64 = 10_000;
 /// How many queued keys are remembered over all connections, and how many open transactions.
 pub const QUEUED_KEYS_MAX: usize = 100_000;
 
-/// What a command, by its name, may do to the keys among its arguments.
+/// What a command that was seen does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing that concerns a lease.
-    None,
-    /// The keys among its arguments are in doubt.
-    Keys(Doubt),
+    /// Each of its keys is in doubt.
+    Keys,
+    /// Every key is.
+    Everything(Doubt),
     /// It runs the commands queued by this connection.
     Exec,
     /// It begins (`true`) or abandons (`false`) a queue of commands.
     Queue(bool),
     /// It abandons one if there is one.
     Reset,
-}
-
-const NAME_BYTES_MAX: usize = 16;
-
-/// The effect of the command `name` (any case). A `GET` costs a handful of instructions.
-#[must_use]
-pub fn effect(name: &[u8]) -> Effect {
-    if let [g, e, t] = name {
-        if [g | 0x20, e | 0x20, t | 0x20] == *b"get" {
-            return Effect::None;
-        }
-    }
-    let mut lower = [0; NAME_BYTES_MAX];
-    let Some(lower) = lower.get_mut(..name.len()) else { return Effect::Keys(Doubt::Appeared) };
-    lower.copy_from_slice(name);
-    lower.make_ascii_lowercase();
-    match &*lower {
-        b"del" | b"unlink" | b"getdel" | b"set" | b"setex" | b"psetex" | b"setnx" | b"getset" | b"mset" | b"msetnx"
-        | b"msetex" | b"delex" | b"rename" | b"renamenx" | b"move" | b"copy" | b"restore" | b"restore-asking" => {
-            Effect::Keys(Doubt::Invalidated)
-        }
-        b"multi" => Effect::Queue(true),
-        b"discard" => Effect::Queue(false),
-        b"reset" => Effect::Reset,
-        b"exec" => Effect::Exec,
-        _ if is_harmless(lower) => Effect::None,
-        _ => Effect::Keys(Doubt::Appeared),
-    }
-}
-
-/// True for commands that never give a key a value, or that look after their leases themselves.
-/// An omission here costs a look at the key, never a wrong answer.
-fn is_harmless(lower: &[u8]) -> bool {
-    matches!(
-        lower,
-        b"mget"
-            | b"exists"
-            | b"ttl"
-            | b"pttl"
-            | b"type"
-            | b"strlen"
-            | b"getrange"
-            | b"persist"
-            | b"touch"
-            | b"scan"
-            | b"keys"
-            | b"hget"
-            | b"hgetall"
-            | b"hmget"
-            | b"smembers"
-            | b"sismember"
-            | b"zrange"
-            | b"zscore"
-            | b"lrange"
-            | b"llen"
-            | b"scard"
-            | b"zcard"
-            | b"hlen"
-            | b"ping"
-            | b"echo"
-            | b"hello"
-            | b"auth"
-            | b"select"
-            | b"info"
-            | b"client"
-            | b"config"
-            | b"command"
-            | b"debug"
-            | b"object"
-            | b"memory"
-            | b"publish"
-            | b"subscribe"
-            | b"dump"
-            | b"eval"
-            | b"evalsha"
-            | b"fcall"
-            | b"flushdb"
-            | b"flushall"
-            | b"swapdb"
-            | b"replconf"
-            | b"psync"
-            | b"watch"
-            | b"unwatch"
-    ) || lower.starts_with(b"cache.")
 }
 
 /// What connections have queued inside MULTI while commands are watched.
@@ -133,6 +52,10 @@ pub struct Watch {
     ran_unknown: bool,
     /// Commands that the server holds back, to run them unseen later.
     held_back: Vec<(Box<[u8]>, Doubt)>,
+    /// What those may have done that change keys which they do not name.
+    held_back_everywhere: Option<Doubt>,
+    /// When to look for what was written unseen.
+    pub recheck: Recheck,
 }
 
 #[derive(Debug, Default)]
@@ -140,30 +63,41 @@ struct Transaction {
     /// How many are open under this name; more than one only if connections have no name.
     depth: usize,
     queued: Vec<(Box<[u8]>, Doubt)>,
+    /// What those of its commands may do that change keys which they do not name.
+    everywhere: Option<Doubt>,
 }
 
 impl Watch {
     /// Begins to watch at `now`.
     #[must_use]
     pub fn new(now: MonoMillis) -> Self {
-        Self { open: AHashMap::new(), keys: 0, began: now, ran: Vec::new(), ran_unknown: false, held_back: Vec::new() }
+        Self {
+            open: AHashMap::new(),
+            keys: 0,
+            began: now,
+            ran: Vec::new(),
+            ran_unknown: false,
+            held_back: Vec::new(),
+            held_back_everywhere: None,
+            recheck: Recheck::default(),
+        }
     }
 
     /// Takes note of a command with `effect` that `client` (`None`: the server does not say who)
-    /// sent with `args`. True if a key with a lease is now in doubt.
+    /// sent: for [`Effect::Keys`] on `keys`, else with these arguments. True if a key with a lease is
+    /// now in doubt.
     pub fn see<'a>(
         &mut self,
         book: &mut LeaseBook,
         effect: Effect,
         client: Option<ClientId>,
-        mut args: impl Iterator<Item = &'a [u8]>,
+        mut keys: impl Iterator<Item = (&'a [u8], Doubt)>,
         now: MonoMillis,
     ) -> bool {
         match effect {
-            Effect::None => false,
             Effect::Queue(true) => {
                 // With arguments it is an error that opens nothing.
-                if args.next().is_none() {
+                if keys.next().is_none() {
                     self.begin(client, now);
                 }
                 false
@@ -175,10 +109,22 @@ impl Watch {
                 false
             }
             Effect::Exec => self.exec(book, client, now),
-            Effect::Keys(doubt) => {
+            Effect::Everything(doubt) => {
+                let queued = self.open.get_mut(&client);
+                // Without a name the command may be another connection's and run at once.
+                let runs = queued.is_none() || client.is_none();
+                if let Some(transaction) = queued {
+                    transaction.everywhere = transaction.everywhere.max(Some(doubt));
+                }
+                if runs {
+                    book.doubt_all(None, doubt);
+                }
+                runs
+            }
+            Effect::Keys => {
                 let queued = self.open.contains_key(&client);
                 let mut any = false;
-                for key in args {
+                for (key, doubt) in keys {
                     if queued {
                         self.queue(client, key, doubt, now);
                     }
@@ -190,6 +136,17 @@ impl Watch {
                 any
             }
         }
+    }
+
+    /// True if a command of `client` on `keys` has to be looked at more closely: it would be queued,
+    /// or a lease is out on one of them.
+    pub fn concerns<'a>(
+        &self,
+        book: &LeaseBook,
+        client: Option<ClientId>,
+        mut keys: impl Iterator<Item = &'a [u8]>,
+    ) -> bool {
+        !self.open.is_empty() && self.open.contains_key(&client) || keys.any(|key| book.has_lease(key))
     }
 
     /// True if `client` is taken to be in a transaction: what it sends is not run before its EXEC.
@@ -236,6 +193,10 @@ impl Watch {
                     book.doubt(key, *doubt);
                     self.ran.push((key.clone(), *doubt));
                 }
+                if let Some(doubt) = transaction.everywhere {
+                    book.doubt_all(None, doubt);
+                    self.ran_unknown = true;
+                }
             }
             _ => {
                 book.doubt_all(None, Doubt::Invalidated);
@@ -252,25 +213,48 @@ impl Watch {
         self.ran_unknown || !self.ran.is_empty()
     }
 
-    /// Keeps in mind that a command on `args` was held back and will run unseen.
-    pub fn hold_back<'a>(&mut self, args: impl Iterator<Item = &'a [u8]>, doubt: Doubt) {
-        let room = QUEUED_KEYS_MAX.saturating_sub(self.held_back.len());
-        self.held_back.extend(args.take(room).map(|key| (key.into(), doubt)));
+    /// Keeps in mind that a command with `effect`, on `keys`, was held back and will run unseen.
+    pub fn hold_back<'a>(&mut self, effect: Effect, keys: impl Iterator<Item = (&'a [u8], Doubt)>) {
+        match effect {
+            Effect::Keys => {
+                for (key, doubt) in keys {
+                    if self.held_back.len() < QUEUED_KEYS_MAX {
+                        self.held_back.push((key.into(), doubt));
+                    } else {
+                        // Too many to be remembered one by one.
+                        self.held_back_everywhere = self.held_back_everywhere.max(Some(doubt));
+                    }
+                }
+            }
+            Effect::Everything(doubt) => self.held_back_everywhere = self.held_back_everywhere.max(Some(doubt)),
+            Effect::Exec => {
+                // To be called after [`Self::see`], which found what it runs.
+                self.held_back.extend(self.ran.iter().cloned());
+                if self.ran_unknown {
+                    self.held_back_everywhere = Some(Doubt::Invalidated);
+                }
+            }
+            Effect::Queue(_) | Effect::Reset => {}
+        }
     }
 
     /// True if commands were held back that may not have run yet.
     #[must_use]
     pub fn holds_back(&self) -> bool {
-        !self.held_back.is_empty()
+        !self.held_back.is_empty() || self.held_back_everywhere.is_some()
     }
 
     /// Doubts what held back commands may have done by now; `is_over` once all of them have run.
     pub fn doubt_held_back(&mut self, book: &mut LeaseBook, is_over: bool) {
+        let believed = |doubt| if is_over { doubt } else { Doubt::Appeared };
         for (key, doubt) in &self.held_back {
-            book.doubt(key, if is_over { *doubt } else { Doubt::Appeared });
+            book.doubt(key, believed(*doubt));
+        }
+        if let Some(doubt) = self.held_back_everywhere {
+            book.doubt_all(None, believed(doubt));
         }
         if is_over {
-            self.held_back = Vec::new();
+            (self.held_back, self.held_back_everywhere) = (Vec::new(), None);
         }
     }
 

@@ -97,33 +97,76 @@ pub fn set_cl_throttle(text: &[u8]) -> bool {
     yes || text.eq_ignore_ascii_case(b"no")
 }
 
-/// Sets what the arguments of `loadmodule` say: `name value` pairs, names in any case.
+/// Sets what the arguments of `loadmodule` say: `name value` pairs, names in any case. What they do not
+/// name has its default again: an earlier load that failed may have changed it.
 ///
 /// # Errors
 /// A sentence for the server's log.
 pub fn load_arguments<'a>(mut words: impl Iterator<Item = &'a [u8]>) -> Result<(), String> {
+    set_defaults();
+    let mut given: Vec<Vec<u8>> = Vec::new();
     while let Some(name) = words.next() {
-        let shown = String::from_utf8_lossy(name).into_owned();
-        if name.eq_ignore_ascii_case(EARLY_BETA_NAME.to_bytes()) {
-            let value = words.next().ok_or(format!("argument {shown} has no value"))?;
-            set_early_beta(value).then_some(()).ok_or(format!("argument {shown} must be a number of at least 0"))?;
-            continue;
+        let shown = shown(name);
+        let name = name.to_ascii_lowercase();
+        let value = words.next();
+        if !names().any(|known| known.to_bytes() == name) {
+            return Err(unknown(&shown, &name));
         }
-        if name.eq_ignore_ascii_case(CL_THROTTLE_NAME.to_bytes()) {
-            let value = words.next().ok_or(format!("argument {shown} has no value"))?;
-            set_cl_throttle(value).then_some(()).ok_or(format!("argument {shown} must be yes or no"))?;
-            continue;
+        if given.contains(&name) {
+            return Err(format!("argument {shown} was given more than once"));
         }
-        let setting = SETTINGS
-            .iter()
-            .find(|setting| setting.name.to_bytes().eq_ignore_ascii_case(name))
-            .ok_or(format!("unknown argument '{shown}'"))?;
-        let value = words.next().ok_or(format!("argument {shown} has no value"))?;
-        let value = super::args::parse(value)
-            .and_then(|value| i64::try_from(value).ok())
-            .filter(|value| (setting.min..=setting.max).contains(value))
-            .ok_or(format!("argument {shown} must be an integer from {} to {}", setting.min, setting.max))?;
-        setting.set(value);
+        set_argument(&name, value.ok_or(format!("argument {shown} has no value"))?)
+            .map_err(|wanted| format!("argument {shown} must be {wanted}"))?;
+        given.push(name);
     }
     Ok(())
 }
+
+/// Sets one of [`names`].
+///
+/// # Errors
+/// What it must be.
+fn set_argument(name: &[u8], value: &[u8]) -> Result<(), String> {
+    if name == EARLY_BETA_NAME.to_bytes() {
+        return set_early_beta(value).then_some(()).ok_or("a number of at least 0".to_owned());
+    }
+    if name == CL_THROTTLE_NAME.to_bytes() {
+        return set_cl_throttle(value).then_some(()).ok_or("yes or no".to_owned());
+    }
+    let Some(setting) = SETTINGS.iter().find(|setting| setting.name.to_bytes() == name) else { return Ok(()) };
+    let value = super::args::parse(value)
+        .and_then(|value| i64::try_from(value).ok())
+        .filter(|value| (setting.min..=setting.max).contains(value))
+        .ok_or(format!("an integer from {} to {}", setting.min, setting.max))?;
+    setting.set(value);
+    Ok(())
+}
+
+fn set_defaults() {
+    SETTINGS.iter().for_each(|setting| setting.set(setting.default));
+    EARLY_BETA.store(0, Relaxed);
+    CL_THROTTLE.store(true, Relaxed);
+}
+
+/// The names of all settings.
+fn names() -> impl Iterator<Item = &'static CStr> {
+    SETTINGS.iter().map(|setting| setting.name).chain([EARLY_BETA_NAME, CL_THROTTLE_NAME])
+}
+
+/// The error for an argument that is none, with what may have been meant.
+fn unknown(shown: &str, name: &[u8]) -> String {
+    let all: Vec<_> = names().map(CStr::to_string_lossy).collect();
+    let hint = match name {
+        b"config" => "; in MODULE LOADEX, CONFIG must come before ARGS",
+        _ if name.starts_with(b"cacheguard.") => "; the names of arguments have no 'cacheguard.' in front",
+        _ => "",
+    };
+    format!("unknown argument '{shown}'{hint}. The arguments are {}", all.join(", "))
+}
+
+/// An argument as it is shown in the log: not all of a long one.
+fn shown(word: &[u8]) -> String {
+    String::from_utf8_lossy(word.get(..ARGUMENT_BYTES_SHOWN).unwrap_or(word)).into_owned()
+}
+
+const ARGUMENT_BYTES_SHOWN: usize = 64;

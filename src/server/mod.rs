@@ -23,3 +23,4 @@ pub mod state;
 pub mod sweep;
 pub mod table;
 pub mod tagging;
+pub mod watching;

@@ -74,6 +74,7 @@ pub fn turn(ctx: Ctx<'_>) {
     let paused = filter::holds_writes_back();
     STATE.with(|state| state.doubt_held_back(paused, mono_now()));
     let now = mono_now();
+    STATE.with(|state| state.watch.iter_mut().for_each(|(_, watch)| watch.recheck.run(&mut state.book, now)));
     let mut ran_out = false;
     let mut within_budget = |work: &dyn Fn(&Budget)| {
         let budget = Budget::of_us(WORK_US);
@@ -146,6 +147,16 @@ pub fn resolve_doubt(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
     }
 }
 
+/// The same before a write that a lease allows: a value that came to be under the key unseen ends that.
+pub fn resolve_unseen(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
+    STATE.with(|state| {
+        if state.book.was_missing(db, key) {
+            state.book.note(&Slot { db, key: key.into() }, Doubt::Elsewhere);
+        }
+    });
+    resolve_doubt(ctx, db, key);
+}
+
 /// A command of ours runs. Unless that is inside a transaction or script, transactions that were
 /// seen to begin to run are over, and the caller is in none.
 pub fn note_direct(ctx: Ctx<'_>) {
@@ -182,11 +193,11 @@ fn watch_into(ctx: Ctx<'_>, key: Key<'_>, name: Arg<'_>) -> Result<Option<Sight>
     look_into(ctx, key, name)
 }
 
-/// A command is about to run that may concern a key with a lease.
+/// A command is about to run that may concern a key with a lease: it has `effect`, on `keys`.
 pub fn saw<'a>(
     effect: Effect,
     client: Option<ClientId>,
-    args: impl Iterator<Item = &'a [u8]> + Clone,
+    keys: impl Iterator<Item = (&'a [u8], Doubt)> + Clone,
     now: MonoMillis,
 ) {
     let queues = |client| STATE.with(|state| state.watch.as_ref().is_some_and(|(_, watch)| watch.queues(client)));
@@ -195,10 +206,11 @@ pub fn saw<'a>(
     let doubted = STATE.with(|state| match &mut state.watch {
         Some((_, watch)) => {
             refused.into_iter().for_each(|client| watch.forget(client));
-            if let (Effect::Keys(doubt), true) = (effect, paused) {
-                watch.hold_back(args.clone(), doubt);
+            let doubted = watch.see(&mut state.book, effect, client, keys.clone(), now);
+            if paused {
+                watch.hold_back(effect, keys);
             }
-            watch.see(&mut state.book, effect, client, args, now) || paused
+            doubted || paused
         }
         None => false,
     });
@@ -234,7 +246,9 @@ pub fn schedule(ctx: Ctx<'_>) {
         let lingers = state.watch.is_some() && book.leases() == 0;
         let held_back = state.next_look_at_held_back(now);
         let paced = state.pacing.next_due();
-        let dues = [due, probe, sweeps, locks, looks, held_back, paced, lingers.then_some(state.watch_until)];
+        let recheck = state.watch.as_ref().and_then(|(_, watch)| watch.recheck.due());
+        let lingers = lingers.then_some(state.watch_until);
+        let dues = [due, probe, sweeps, locks, looks, held_back, paced, recheck, lingers];
         let due = dues.into_iter().flatten().min();
         (due, book.leases() > 0 && state.watch.is_none())
     });

@@ -41,8 +41,10 @@ pub struct State {
     pub follows: bool,
     /// True on a node of a cluster.
     pub in_cluster: bool,
-    /// What deletions are replicated as: where an operator took UNLINK away, DEL.
+    /// What deletions are replicated as: where an operator took UNLINK away, DEL, else `CACHE.DEL`.
     pub deletion: &'static CStr,
+    /// Whether `GET` is what it is called.
+    pub has_get: bool,
     /// When keys with waiters are next looked at, on a node of a cluster.
     pub probe_at: Option<MonoMillis>,
     /// Those of them that have not been looked at yet.
@@ -72,6 +74,7 @@ impl Default for State {
             follows: false,
             in_cluster: false,
             deletion: c"UNLINK",
+            has_get: true,
             probe_at: None,
             probing: Vec::new(),
             before_sleep: BeforeSleep::default(),

@@ -15,6 +15,12 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
     COMMANDS.iter().chain(lock::COMMANDS).chain(limits::COMMANDS)
 }
 
+/// True if the command of that name, in lower case, sees to the leases on its keys itself.
+#[must_use]
+pub fn minds_leases(name: &[u8]) -> bool {
+    COMMANDS.iter().any(|row| row.name.to_bytes() == name)
+}
+
 /// One command.
 pub struct Command {
     /// As clients call it.

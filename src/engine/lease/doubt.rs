@@ -4,12 +4,19 @@
 //! change is noted when it is seen coming, and resolved by a look at the key once it has happened:
 //! before any command of ours decides upon that key, and before the turn of the event loop ends.
 
-use super::{find_mut, Answer, DbId, Lease, LeaseBook, MonoMillis, Served, Slot};
+use super::{find_mut, Answer, DbId, Due, Lease, LeaseBook, MonoMillis, Served, Slot};
+use std::ops::Bound;
 use std::rc::Rc;
+
+/// Deadlines, of leases and of waits, that one call of [`LeaseBook::doubt_waited_for`] walks past.
+const SCANNED_MAX: usize = 5_000;
 
 /// What a plain command may have done to a key with a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Doubt {
+    /// Something was written somewhere: a value may have appeared. If none did, whatever else
+    /// changed is no business of the lease.
+    Elsewhere,
     /// A value may have appeared; if none did, nothing happened.
     Appeared,
     /// The key was invalidated, even if it did not exist.
@@ -30,6 +37,19 @@ pub enum Found {
 }
 
 impl LeaseBook {
+    /// True if a lease is out on a key named `key`, in whatever database.
+    #[inline]
+    #[must_use]
+    pub fn has_lease(&self, key: &[u8]) -> bool {
+        self.flights.contains_key(key)
+    }
+
+    /// True if a lease is out on `key` that was granted while there was no value.
+    #[must_use]
+    pub fn was_missing(&self, db: DbId, key: &[u8]) -> bool {
+        self.find(db, key).is_some_and(|flight| !flight.lease.is_early && !flight.lease.serves_stale)
+    }
+
     /// Notes what a plain command may do to the keys named `key`, in whatever database, and says
     /// whether a lease is out on any of them.
     pub fn doubt(&mut self, key: &[u8], doubt: Doubt) -> bool {
@@ -49,6 +69,28 @@ impl LeaseBook {
                 self.doubted.insert(Slot { db: flight.db, key: Rc::clone(key) });
             }
         }
+    }
+
+    /// Notes [`Doubt::Elsewhere`] of up to `count` keys that somebody waits for, going on where the last
+    /// call ended; true if that completes a round. O(count) and [`SCANNED_MAX`].
+    pub fn doubt_waited_for(&mut self, count: usize) -> bool {
+        let from = self.looked_up_to.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut found, mut scanned, mut last): (_, _, Option<&(MonoMillis, Due)>) = (Vec::new(), 0, None);
+        for at in self.due.range((from, Bound::Unbounded)) {
+            if found.len() >= count || scanned >= SCANNED_MAX {
+                self.looked_up_to = last.cloned();
+                break;
+            }
+            scanned += 1;
+            last = Some(at);
+            if let (_, Due::Lease(slot)) = at {
+                if self.find(slot.db, &slot.key).is_some_and(|flight| !flight.queue.is_empty()) {
+                    found.push(slot.clone());
+                }
+            }
+        }
+        found.iter().for_each(|slot| self.note(slot, Doubt::Elsewhere));
+        self.looked_up_to.is_none()
     }
 
     /// The key whose doubt is to be resolved next.
@@ -78,7 +120,8 @@ impl LeaseBook {
         let had_value = is_early || serves_stale;
         match (flight.doubt.take(), found) {
             (None, _) | (Some(Doubt::Appeared), Found::Stale) => {}
-            (Some(Doubt::Appeared), Found::Fresh(_)) if stays => {}
+            (Some(Doubt::Elsewhere), Found::Stale | Found::Nothing) => {}
+            (Some(Doubt::Elsewhere | Doubt::Appeared), Found::Fresh(_)) if stays => {}
             (Some(Doubt::Appeared), Found::Nothing) if !had_value => {}
             (Some(_), Found::Fresh(served)) => self.settle(slot.db, &slot.key, || served, now),
             (Some(_), Found::WrongType) => self.refuse(slot, &Answer::WrongType),
@@ -99,9 +142,10 @@ impl LeaseBook {
         self.outbox.push(queue, Answer::Look);
     }
 
-    /// A doubt outlives the lease it was noted under: what has been done to the key since may
-    /// concern the next holder too, and the others still wait for the value that may be there.
-    pub(super) fn note(&mut self, slot: &Slot, doubt: Doubt) {
+    /// Notes a doubt about one key. It outlives the lease it was noted under: what has been done to
+    /// the key since may concern the next holder too, and the others still wait for the value that
+    /// may be there.
+    pub fn note(&mut self, slot: &Slot, doubt: Doubt) {
         if let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) {
             flight.doubt = flight.doubt.max(Some(doubt));
             self.doubted.insert(slot.clone());

@@ -222,11 +222,12 @@ impl World {
     /// The filter sees a command before it runs or is queued.
     fn see(&mut self, writer: ClientId, effect: Effect, args: &[&[u8]], in_multi: bool) {
         let Some(watch) = &mut self.watch else { return };
-        if self.names == Names::Told && matches!(effect, Effect::Keys(_)) && watch.queues(writer) && !in_multi {
+        if self.names == Names::Told && effect == Effect::Keys && watch.queues(writer) && !in_multi {
             watch.forget(writer);
         }
         let client = (self.names == Names::Told).then_some(writer);
-        watch.see(&mut self.book, effect, client, args.iter().copied(), self.now);
+        let keys = args.iter().map(|arg| (*arg, Doubt::Invalidated));
+        watch.see(&mut self.book, effect, client, keys, self.now);
     }
 
     /// Lets `command` happen to the keyspace.

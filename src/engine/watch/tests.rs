@@ -4,25 +4,10 @@ use super::*;
 use crate::engine::lease::{Caller, Found};
 use crate::engine::waiters::Bond;
 
-#[test]
-fn names_are_known_in_any_case() {
-    assert_eq!(effect(b"GET"), Effect::None);
-    assert_eq!(effect(b"gEt"), Effect::None);
-    assert_eq!(effect(b"DEL"), Effect::Keys(Doubt::Invalidated));
-    assert_eq!(effect(b"Unlink"), Effect::Keys(Doubt::Invalidated));
-    assert_eq!(effect(b"CACHE.GETSM"), Effect::None);
-    assert_eq!(effect(b"exec"), Effect::Exec);
-}
-
-#[test]
-fn the_unknown_may_give_a_key_a_value() {
-    for name in [&b"JSON.SET"[..], b"lpush", b"", b"a-name-that-is-longer-than-any-we-know", b"\xff\0"] {
-        assert_eq!(effect(name), Effect::Keys(Doubt::Appeared), "{name:?}");
-    }
-}
-
 const NAMED: Option<ClientId> = Some(ClientId(7));
-const DEL: Effect = Effect::Keys(Doubt::Invalidated);
+const DEL: Effect = Effect::Keys;
+/// Changes keys that it does not name.
+const PURGE: Effect = Effect::Everything(Doubt::Invalidated);
 const MULTI: Effect = Effect::Queue(true);
 const DISCARD: Effect = Effect::Queue(false);
 
@@ -47,7 +32,8 @@ impl Watched {
 
     /// The keys in doubt after `client` sent a command on `keys`; they are resolved.
     fn see(&mut self, client: Option<ClientId>, effect: Effect, keys: &[&str]) -> String {
-        let any = self.watch.see(&mut self.book, effect, client, keys.iter().map(|key| key.as_bytes()), self.now);
+        let keys = keys.iter().map(|key| (key.as_bytes(), Doubt::Invalidated));
+        let any = self.watch.see(&mut self.book, effect, client, keys, self.now);
         let mut doubted = String::new();
         while let Some(slot) = self.book.next_doubted() {
             doubted += std::str::from_utf8(&slot.key).unwrap();
@@ -67,7 +53,7 @@ fn a_command_outside_a_transaction_counts_at_once() {
     for client in [None, NAMED] {
         assert_eq!(watched.see(client, DEL, &["a", "elsewhere"]), "a");
         assert_eq!(watched.see(client, DEL, &["elsewhere"]), "");
-        assert_eq!(watched.see(client, Effect::None, &["a"]), "");
+        assert_eq!(watched.see(client, PURGE, &[]), "ab");
     }
 }
 
@@ -80,6 +66,115 @@ fn a_queued_command_counts_when_it_runs() {
     assert_eq!(watched.see(NAMED, Effect::Exec, &[]), "a");
     assert_eq!(watched.see(NAMED, DEL, &["a"]), "a", "the transaction is over");
     assert_eq!(watched.watch.keys, 0);
+}
+
+#[test]
+fn a_queued_command_that_names_no_key_counts_when_it_runs() {
+    let mut watched = Watched::new();
+    watched.see(NAMED, MULTI, &[]);
+    assert_eq!(watched.see(NAMED, PURGE, &[]), "");
+    assert_eq!(watched.see(NAMED, Effect::Exec, &[]), "ab");
+    watched.watch.settle(&mut watched.book);
+    assert!(watched.book.next_doubted().is_some(), "and once more when it has run");
+}
+
+#[test]
+fn what_was_held_back_counts_once_it_has_run() {
+    let mut watched = Watched::new();
+    let keys = [(&b"a"[..], Doubt::Invalidated)];
+    watched.watch.hold_back(Effect::Keys, keys.into_iter());
+    watched.watch.hold_back(Effect::Exec, keys.into_iter());
+    assert!(watched.watch.holds_back());
+    watched.watch.doubt_held_back(&mut watched.book, false);
+    assert_eq!(watched.book.inside(0, b"a").unwrap().doubt, Some(Doubt::Appeared));
+    watched.watch.doubt_held_back(&mut watched.book, true);
+    assert_eq!(watched.book.inside(0, b"a").unwrap().doubt, Some(Doubt::Invalidated));
+    assert_eq!(watched.book.inside(0, b"b").unwrap().doubt, None);
+    assert!(!watched.watch.holds_back());
+}
+
+#[test]
+fn what_is_held_back_is_never_forgotten_for_being_too_much() {
+    let mut watched = Watched::new();
+    for _ in 0..QUEUED_KEYS_MAX {
+        watched.watch.hold_back(Effect::Keys, [(&b"elsewhere"[..], Doubt::Appeared)].into_iter());
+    }
+    watched.watch.hold_back(Effect::Keys, [(&b"a"[..], Doubt::Invalidated)].into_iter());
+    watched.watch.doubt_held_back(&mut watched.book, true);
+    assert_eq!(watched.book.inside(0, b"a").unwrap().doubt, Some(Doubt::Invalidated));
+    assert!(!watched.watch.holds_back());
+}
+
+#[test]
+fn only_what_names_a_leased_key_or_is_queued_is_of_concern() {
+    let mut watched = Watched::new();
+    let concerns =
+        |watched: &Watched, client, key: &[u8]| watched.watch.concerns(&watched.book, client, [key].into_iter());
+    for client in [NAMED, None] {
+        assert!(concerns(&watched, client, b"a"));
+        assert!(!concerns(&watched, client, b"elsewhere"));
+    }
+    watched.see(NAMED, MULTI, &[]);
+    assert!(concerns(&watched, NAMED, b"elsewhere"));
+    assert!(!concerns(&watched, Some(ClientId(8)), b"elsewhere"));
+}
+
+#[test]
+fn after_a_write_the_keys_that_somebody_waits_for_are_looked_at_once_each() {
+    let mut watched = Watched::new();
+    let looks = |watched: &mut Watched| {
+        watched.watch.recheck.run(&mut watched.book, watched.now);
+        let mut keys = Vec::new();
+        while let Some(slot) = watched.book.next_doubted() {
+            keys.push(slot.key.to_vec());
+            watched.book.resolve(&slot, Found::Nothing, watched.now);
+        }
+        keys
+    };
+    assert!(!watched.watch.recheck.wrote(&watched.book, watched.now), "nobody waits");
+    assert_eq!(watched.watch.recheck.due(), None);
+    let waits = Caller { client: ClientId(2), wait_ms: 1_000_000, ..CALLER };
+    watched.book.ask(0, b"b", waits, 10, watched.now);
+    assert_eq!(looks(&mut watched), [b""; 0], "nothing was written");
+    assert!(watched.watch.recheck.wrote(&watched.book, watched.now));
+    assert!(!watched.watch.recheck.wrote(&watched.book, watched.now), "that is known");
+    assert_eq!(watched.watch.recheck.due(), Some(watched.now));
+    assert_eq!(looks(&mut watched), [b"b"]);
+    assert_eq!(watched.watch.recheck.due(), None);
+    assert!(watched.watch.recheck.wrote(&watched.book, watched.now));
+    let due = watched.watch.recheck.due().unwrap();
+    assert!(due > watched.now, "not again at once");
+    assert_eq!(looks(&mut watched), [b""; 0]);
+    watched.now = due;
+    assert_eq!(looks(&mut watched), [b"b"]);
+    assert_eq!(watched.book.leases(), 2, "finding nothing changes nothing");
+}
+
+#[test]
+fn many_keys_are_looked_at_some_at_a_time() {
+    let mut watched = Watched::new();
+    for number in 0..10_000u32 {
+        for client in [1, 2] {
+            let caller = Caller { client: ClientId(client), wait_ms: 1_000_000, ..CALLER };
+            watched.book.ask(0, &number.to_le_bytes(), caller, usize::MAX, watched.now);
+        }
+    }
+    watched.watch.recheck.wrote(&watched.book, watched.now);
+    let (mut seen, mut slices) = (0, 0);
+    while let Some(due) = watched.watch.recheck.due() {
+        watched.now = watched.now.max(due);
+        watched.watch.recheck.run(&mut watched.book, watched.now);
+        let mut slice = 0;
+        while let Some(slot) = watched.book.next_doubted() {
+            watched.book.resolve(&slot, Found::Nothing, watched.now);
+            slice += 1;
+        }
+        assert!(slice <= recheck::KEYS_PER_SLICE);
+        (seen, slices) = (seen + slice, slices + 1);
+    }
+    assert_eq!(seen, 10_000);
+    assert!(slices <= 10_000 / recheck::KEYS_PER_SLICE + 10);
+    watched.book.validate();
 }
 
 #[test]

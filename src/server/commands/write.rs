@@ -106,7 +106,7 @@ pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let fresh = ttl.fresh_until(given.jitter_percent, now)?;
 
     let db = ctx.db();
-    pump::resolve_doubt(ctx, db, name.bytes());
+    resolve(ctx, db, name, given.token);
     let key = ctx.open_write(name);
     let held = match key.holds() {
         Holds::Entry(entry) if tagging::standing(db, entry) == Standing::Dead => None,
@@ -148,6 +148,14 @@ pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     settle(ctx, db, name, stale_since, || Served { value: value.bytes().into(), fresh_until: fresh.instant() });
     ctx.reply_status(c"OK");
     Ok(())
+}
+
+/// Finds out what others have done to `name` before it is decided upon.
+fn resolve(ctx: Ctx<'_>, db: DbId, name: Arg<'_>, token: Option<Arg<'_>>) {
+    match token {
+        Some(_) => pump::resolve_unseen(ctx, db, name.bytes()),
+        None => pump::resolve_doubt(ctx, db, name.bytes()),
+    }
 }
 
 /// A write that comes after an invalidation of its tags: the lease ends, the next in line takes over.
@@ -234,7 +242,7 @@ pub fn touch(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let (db, now) = (ctx.db(), unix_now());
     // The configured jitter is for regenerated values; a caller that touches says what it means.
     let fresh = ttl.fresh_until(matches!(ttl, Ttl::Lasts(_)).then_some(0), now)?;
-    pump::resolve_doubt(ctx, db, name.bytes());
+    resolve(ctx, db, name, token);
     let sight = look(ctx, name)?;
     let right = right_to_write(db, name, token);
     let Some(Sight { value, meta, .. }) = sight.filter(|_| right != Right::None) else {
@@ -262,7 +270,9 @@ pub fn touch(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 /// `CACHE.DEL key [key ...]`
 pub fn del(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let names: Vec<Arg<'_>> = (1..argv.len()).filter_map(|at| argv.get(at)).collect();
-    for name in &names {
+    // A primary without UNLINK and DEL says it of all that it deletes.
+    let refuses = !ctx.situation().replays();
+    for name in names.iter().filter(|_| refuses) {
         if ctx.open_read(*name).is_some_and(|key| matches!(key.holds(), Holds::Other)) {
             return Err(Error::WrongType);
         }

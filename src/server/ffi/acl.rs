@@ -10,6 +10,7 @@
 //! Rejected: to ask for a command that names its keys, such as `CACHE.DEL`. Who was allowed
 //! `CACHE.INVALIDATE` need not have been allowed that.
 
+use super::commands::Reply;
 use super::context::{bytes_of, Arg, Ctx};
 use super::entry_point::ArgVec;
 use super::main_thread::MainThread;
@@ -157,15 +158,14 @@ impl Ctx<'_> {
     }
 
     /// Whether a user calls who is no connection's, as in a script. Redis 7.0 crashes if it is asked
-    /// for the name where there is none, so that is found out by a call that needs one. HELLO is a
-    /// command that no user can be denied.
+    /// for the name where there is none, so that is found out by a call in the user's name: without
+    /// one the server refuses it before it looks at anything else, and with one for its arguments.
     fn has_user(self) -> bool {
-        let reply = call!(RedisModule_Call(self.raw, c"HELLO".as_ptr(), c"C".as_ptr()));
-        if reply.is_null() {
-            return std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOTSUP);
+        let reply = call!(RedisModule_Call(self.raw, c"CACHE.GET".as_ptr(), c"C".as_ptr()));
+        match Reply::new(reply) {
+            Some(_) => true,
+            None => std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOTSUP),
         }
-        call!(RedisModule_FreeCallReply(reply));
-        true
     }
 }
 

@@ -172,18 +172,6 @@ impl<'c> Ctx<'c> {
         found
     }
 
-    /// True if the server has a command of that name, which needs an argument.
-    #[must_use]
-    pub fn knows(self, command: &CStr) -> bool {
-        expect_none_open("Call");
-        let reply = call!(RedisModule_Call(self.raw, command.as_ptr(), c"".as_ptr()));
-        if reply.is_null() {
-            return std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOENT);
-        }
-        call!(RedisModule_FreeCallReply(reply));
-        true
-    }
-
     /// The calling connection.
     #[must_use]
     pub fn client_id(self) -> ClientId {

@@ -10,7 +10,7 @@ use crate::server::blocked;
 use crate::server::locking;
 use crate::server::pump;
 use crate::server::state::STATE;
-use crate::server::{sweep, tagging};
+use crate::server::{sweep, tagging, watching};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr::null_mut;
@@ -46,6 +46,7 @@ pub(super) fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
         && hear(ctx, raw::REDISMODULE_EVENT_CLIENT_CHANGE, Some(client_changed))
         && hear(ctx, raw::REDISMODULE_EVENT_CRON_LOOP, Some(cron_ran))
         && trim::subscribe(Ctx::new(ctx))
+        && hear(ctx, raw::REDISMODULE_EVENT_MODULE_CHANGE, Some(modules_changed))
 }
 
 /// Begins or ends the calls of [`pump::before_sleep`]. Only from a timer: the server's list of
@@ -195,4 +196,13 @@ unsafe extern "C" fn client_changed(
             blocked::closed(Ctx::new(ctx), ClientId(client.id));
         }
     });
+}
+
+unsafe extern "C" fn modules_changed(
+    _ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    _change: u64,
+    _data: *mut c_void,
+) {
+    guarded((), watching::forget_commands);
 }

@@ -1,16 +1,18 @@
 //! The command filter: the server shows us each command before it runs it.
 //!
-//! It costs every command of every client, so it is in place only while a lease is out. The cheap
-//! way out, a read, comes first.
+//! It costs every command of every client, so it is in place only while a lease is out.
 
-use super::context::{bytes_of, mono_now, Ctx};
+use super::commands::key_uses;
+use super::context::{bytes_of, Ctx};
 use super::entry_point::guarded;
+use super::events;
 use super::OK;
 use crate::engine::waiters::ClientId;
-use crate::engine::watch::{effect, Effect};
-use crate::server::pump;
+use crate::engine::watch::known::KeyUse;
+use crate::server::watching;
 use redis_module::raw;
 use std::ffi::c_int;
+use std::marker::PhantomData;
 
 /// The filter, while it is in place.
 #[derive(Clone, Copy, Debug)]
@@ -36,16 +38,47 @@ pub fn names_clients() -> bool {
     has!(RedisModule_CommandFilterGetClientId)
 }
 
+/// A command that the server is about to run or to queue.
+#[derive(Clone, Copy)]
+pub struct Seen<'f>(*mut raw::RedisModuleCommandFilterCtx, PhantomData<&'f ()>);
+
+impl<'f> Seen<'f> {
+    /// How many arguments it has, its name included.
+    #[inline]
+    #[must_use]
+    pub fn len(self) -> usize {
+        usize::try_from(call!(RedisModule_CommandFilterArgsCount(self.0))).unwrap_or(0)
+    }
+
+    /// The argument at `at`, which is less than [`Self::len`]; the name is at 0.
+    #[inline]
+    #[must_use]
+    pub fn argument(self, at: usize) -> &'f [u8] {
+        bytes_of(self.raw_argument(at))
+    }
+
+    fn raw_argument(self, at: usize) -> *mut raw::RedisModuleString {
+        let at = c_int::try_from(at).unwrap_or(c_int::MAX);
+        call!(RedisModule_CommandFilterArgGet(self.0, at))
+    }
+
+    /// Who sent it, if the server says.
+    #[must_use]
+    pub fn client(self) -> Option<ClientId> {
+        names_clients().then(|| ClientId(call!(RedisModule_CommandFilterGetClientId(self.0))))
+    }
+
+    /// Which of its arguments are keys, and what it does to them, where the server says so. Costs some
+    /// hundred instructions.
+    #[must_use]
+    pub fn keys(self) -> Vec<(usize, Option<KeyUse>)> {
+        let argv: Vec<_> = (0..self.len()).map(|at| self.raw_argument(at)).collect();
+        key_uses(events::background(), &argv)
+    }
+}
+
 unsafe extern "C" fn see(seen: *mut raw::RedisModuleCommandFilterCtx) {
-    guarded((), || {
-        let argument = |at| bytes_of(call!(RedisModule_CommandFilterArgGet(seen, at)));
-        let effect = effect(argument(0));
-        if effect != Effect::None {
-            let client = names_clients().then(|| ClientId(call!(RedisModule_CommandFilterGetClientId(seen))));
-            let count = call!(RedisModule_CommandFilterArgsCount(seen));
-            pump::saw(effect, client, (1..count).map(argument), mono_now());
-        }
-    });
+    guarded((), || watching::saw(Seen(seen, PhantomData)));
 }
 
 /// True if what `client` sends is queued until its EXEC. It is not where MULTI was refused, nor for

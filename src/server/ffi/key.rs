@@ -11,6 +11,7 @@
 //! that. [`expect_none_open`] checks it in every such call, in every build, for two instructions: what
 //! it finds is counted and logged as a panic is, and any test that meets it fails.
 
+use super::commands::Reply;
 use super::context::{bytes_of, Arg, Ctx};
 use super::entry_point::PANICS;
 use super::types::Data;
@@ -18,6 +19,7 @@ use super::OK;
 use crate::engine::entry::Entry;
 use crate::engine::time::UnixMillis;
 use crate::engine::waiters::DbId;
+use crate::server::state::STATE;
 use redis_module::raw;
 use std::ffi::{c_int, c_void, CString};
 use std::ptr::null_mut;
@@ -100,35 +102,28 @@ impl<'c> Ctx<'c> {
         self.within(db, name, |name| look(self.open_read(name), name))
     }
 
-    /// True if another node of the cluster serves `name` now.
+    /// True if another node of the cluster serves `name` now. The server says so when it is asked to
+    /// run a command on the key; one of ours, since only those are sure to have their names.
     #[must_use]
     pub fn is_foreign(self, name: &[u8]) -> bool {
         expect_none_open("Call");
         let format = c"b".as_ptr();
-        let reply = call!(RedisModule_Call(self.raw, c"EXISTS".as_ptr(), format, name.as_ptr(), name.len()));
-        if reply.is_null() {
-            return std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
+        let reply = call!(RedisModule_Call(self.raw, c"CACHE.TAGS".as_ptr(), format, name.as_ptr(), name.len()));
+        match Reply::new(reply) {
+            Some(_) => false,
+            None => std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM),
         }
-        call!(RedisModule_FreeCallReply(reply));
-        false
     }
 
-    /// Passes the native string under `name` to `read`, as `GET` gives it; `None` if it is gone.
-    /// Unlike direct access this never changes how the server encodes the string.
+    /// Passes the native string under `name` to `read`; `None` if it is gone. `GET` leaves the string as
+    /// it is; where an operator took that away it is read directly, and the server then keeps a short
+    /// string or a number in its plain form, which takes some more memory.
     pub fn read_string<T>(self, name: Arg<'_>, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
-        expect_none_open("Call");
-        let reply = call!(RedisModule_Call(self.raw, c"GET".as_ptr(), c"s".as_ptr(), name.raw));
-        if reply.is_null() {
-            return None;
+        if STATE.with(|state| state.has_get) {
+            self.call_get(name, read)
+        } else {
+            self.open_read(name).and_then(|mut key| key.read_directly(read))
         }
-        let mut len = 0;
-        let start = call!(RedisModule_CallReplyStringPtr(reply, &mut len));
-        let value = (!start.is_null()).then(|| {
-            // SAFETY: the reply holds `len` bytes there until it is freed below.
-            read(unsafe { std::slice::from_raw_parts(start.cast(), len) })
-        });
-        call!(RedisModule_FreeCallReply(reply));
-        value
     }
 }
 
@@ -150,6 +145,16 @@ impl<'c> Key<'c> {
 impl Key<'_> {
     /// Closes the key: what follows may make the server look it up.
     pub fn close(self) {}
+
+    fn read_directly<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        if !matches!(self.holds(), Holds::String) {
+            return None;
+        }
+        let mut len = 0;
+        let start = call!(RedisModule_StringDMA(self.raw, &mut len, raw::REDISMODULE_READ as c_int));
+        // SAFETY: the key holds a string of `len` bytes there, until it is changed or closed.
+        (!start.is_null()).then(|| read(unsafe { std::slice::from_raw_parts(start.cast(), len) }))
+    }
 
     /// What is under the key.
     #[inline]

@@ -73,12 +73,14 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     accept(types::register::<Lock>(ctx), "the type cg-locked")?;
     let situation = Ctx::new(ctx).situation();
     let now = unix_now();
-    // An operator may have renamed either.
-    let deletion = [c"UNLINK", c"DEL"].into_iter().find(|name| Ctx::new(ctx).knows(name));
-    let deletion = deletion.ok_or("the server has neither UNLINK nor DEL under that name")?;
+    // An operator may have renamed either, or taken it away.
+    let deletions = [(c"UNLINK", &b"unlink"[..]), (c"DEL", b"del")].into_iter();
+    let deletion = deletions.filter(|(name, built)| Ctx::new(ctx).is_command(name, built)).map(|(name, _)| name).next();
+    let has_get = Ctx::new(ctx).is_command(c"GET", b"get");
     STATE.with(|state| {
         (state.in_cluster, state.follows) = (situation.is_cluster(), situation.is_replica());
-        state.deletion = deletion;
+        state.deletion = deletion.unwrap_or(c"CACHE.DEL");
+        state.has_get = has_get;
         state.locks.fences.begin(now);
     });
     let category =
@@ -91,9 +93,9 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     }
     accept(register_early_beta(ctx), "early-beta")?;
     accept(register_cl_throttle(ctx), "cl-throttle")?;
-    accept(call!(RedisModule_LoadConfigs(ctx)) == OK, "the configuration")?;
+    accept(call!(RedisModule_LoadConfigs(ctx)) == OK, "the configuration: see the line above this one")?;
     // Known only now; and where another module has the command, it keeps it.
-    if config::cl_throttle() && !exists(ctx, &CL_THROTTLE) {
+    if config::cl_throttle() && !Ctx::new(ctx).has_command(CL_THROTTLE.name.to_bytes()) {
         accept(register_command(ctx, &CL_THROTTLE, category), "cl.throttle")?;
     }
     accept(call!(RedisModule_RegisterInfoFunc(ctx, Some(inform))) == OK, "INFO")?;
@@ -106,20 +108,6 @@ const VALKEY_OPTION_SLOT_MIGRATION: u32 = 1 << 5;
 
 fn accept(accepted: bool, what: &str) -> Result<(), String> {
     accepted.then_some(()).ok_or(format!("the server refused {what}"))
-}
-
-/// True if the server has a command of that name already.
-fn exists(ctx: *mut raw::RedisModuleCtx, row: &Command) -> bool {
-    let name = row.name.to_bytes();
-    let (format, start) = (c"cb".as_ptr(), name.as_ptr().cast::<c_char>());
-    let reply = call!(RedisModule_Call(ctx, c"COMMAND".as_ptr(), format, c"INFO".as_ptr(), start, name.len()));
-    if reply.is_null() {
-        return false;
-    }
-    let row = call!(RedisModule_CallReplyArrayElement(reply, 0));
-    let found = !row.is_null() && call!(RedisModule_CallReplyType(row)) == raw::REDISMODULE_REPLY_ARRAY as c_int;
-    call!(RedisModule_FreeCallReply(reply));
-    found
 }
 
 fn register_command(ctx: *mut raw::RedisModuleCtx, row: &Command, category: bool) -> bool {

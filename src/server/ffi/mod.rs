@@ -35,6 +35,7 @@ macro_rules! has {
 pub mod acl;
 pub mod alloc;
 pub mod block;
+pub mod commands;
 pub mod context;
 pub mod entry_point;
 pub mod events;

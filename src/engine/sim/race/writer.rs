@@ -2,9 +2,20 @@
 
 use super::cast::{Command, Kind, Way};
 use super::{Names, Place, Row, World, DBS};
-use crate::engine::lease::Doubt;
-use crate::engine::watch::{effect, Effect};
+use crate::engine::watch::Effect;
 use rand::Rng;
+
+/// What the filter makes of a command; `None`: it is no concern of a lease, or looks after its own.
+fn effect(command: &[u8]) -> Option<Effect> {
+    match command {
+        b"DEL" | b"UNLINK" | b"SET" => Some(Effect::Keys),
+        b"MULTI" => Some(Effect::Queue(true)),
+        b"DISCARD" => Some(Effect::Queue(false)),
+        b"RESET" => Some(Effect::Reset),
+        b"EXEC" => Some(Effect::Exec),
+        _ => None,
+    }
+}
 
 impl World {
     pub(super) fn advance_writer(&mut self) {
@@ -48,7 +59,9 @@ impl World {
     fn say(&mut self, who: usize, command: &[u8], args: &[&[u8]]) {
         let writer = &self.cast.writers[who];
         let (id, in_multi) = (writer.id, writer.began.is_some());
-        self.see(id, effect(command), args, in_multi);
+        if let Some(effect) = effect(command) {
+            self.see(id, effect, args, in_multi);
+        }
     }
 
     /// The row is locked until its invalidation has been answered.
@@ -109,15 +122,13 @@ impl World {
 
     fn say_it(&mut self, who: usize, command: Command) {
         let (name, place): (&[u8], _) = match command {
-            Command::Delete(place) => (if self.rng.random_bool(0.5) { b"DEL" } else { b"unlink" }, Some(place)),
+            Command::Delete(place) => (if self.rng.random_bool(0.5) { b"DEL" } else { b"UNLINK" }, Some(place)),
             Command::Set(place, _) => (b"SET", Some(place)),
             Command::CacheDelete(place) => (b"CACHE.DEL", Some(place)),
             Command::CacheSet(place, _) => (b"CACHE.SETSM", Some(place)),
             Command::Inspect(place) => (b"CACHE.INSPECT", Some(place)),
             Command::Flush(_) => (b"FLUSHDB", None),
         };
-        let plain = matches!(command, Command::Delete(_) | Command::Set(..));
-        assert_eq!(effect(name), if plain { Effect::Keys(Doubt::Invalidated) } else { Effect::None });
         match place.map(Place::name) {
             Some(key) => self.say(who, name, &[&key, b"value"]),
             None => self.say(who, name, &[]),
