@@ -244,6 +244,13 @@ impl Watch {
         !self.held_back.is_empty() || self.held_back_everywhere.is_some()
     }
 
+    /// What a command that was held back does to `key`, if there is one. O(commands held back).
+    #[must_use]
+    pub fn held_back_doubt(&self, key: &[u8]) -> Option<Doubt> {
+        let named = self.held_back.iter().filter(|(held, _)| **held == *key).map(|(_, doubt)| *doubt);
+        named.chain(self.held_back_everywhere).max()
+    }
+
     /// Doubts what held back commands may have done by now; `is_over` once all of them have run.
     pub fn doubt_held_back(&mut self, book: &mut LeaseBook, is_over: bool) {
         let believed = |doubt| if is_over { doubt } else { Doubt::Appeared };

@@ -147,14 +147,19 @@ pub fn resolve_doubt(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
     }
 }
 
-/// The same before a write that a lease allows: a value that came to be under the key unseen ends that.
+/// The same before a write that a lease allows. What came to be under the key unseen ends that lease,
+/// and so does a command that was held back until a moment ago: it may have run since.
 pub fn resolve_unseen(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
-    STATE.with(|state| {
-        if state.book.was_missing(db, key) {
-            state.book.note(&Slot { db, key: key.into() }, Doubt::Elsewhere);
-        }
+    let held_back = STATE.with(|state| state.watch.as_ref().and_then(|(_, watch)| watch.held_back_doubt(key)));
+    let ran = held_back.filter(|_| !filter::holds_writes_back());
+    let doubted = STATE.with(|state| {
+        let doubt = ran.or(state.book.was_missing(db, key).then_some(Doubt::Elsewhere));
+        doubt.inspect(|doubt| state.book.note(&Slot { db, key: key.into() }, *doubt)).is_some()
     });
     resolve_doubt(ctx, db, key);
+    if doubted && !STATE.with(|state| state.book.was_missing(db, key)) {
+        schedule(ctx);
+    }
 }
 
 /// A command of ours runs. Unless that is inside a transaction or script, transactions that were

@@ -85,6 +85,8 @@ fn what_was_held_back_counts_once_it_has_run() {
     watched.watch.hold_back(Effect::Keys, keys.into_iter());
     watched.watch.hold_back(Effect::Exec, keys.into_iter());
     assert!(watched.watch.holds_back());
+    assert_eq!(watched.watch.held_back_doubt(b"a"), Some(Doubt::Invalidated));
+    assert_eq!(watched.watch.held_back_doubt(b"b"), None);
     watched.watch.doubt_held_back(&mut watched.book, false);
     assert_eq!(watched.book.inside(0, b"a").unwrap().doubt, Some(Doubt::Appeared));
     watched.watch.doubt_held_back(&mut watched.book, true);

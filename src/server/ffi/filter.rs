@@ -44,6 +44,7 @@ pub struct Seen<'f>(*mut raw::RedisModuleCommandFilterCtx, PhantomData<&'f ()>);
 
 impl<'f> Seen<'f> {
     /// How many arguments it has, its name included.
+    #[allow(clippy::len_without_is_empty)] // the name is always there
     #[inline]
     #[must_use]
     pub fn len(self) -> usize {

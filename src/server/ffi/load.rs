@@ -2,6 +2,7 @@
 //! is refused. Every result is checked: the server answers a mistyped flag with an error code and
 //! nothing else.
 
+use super::commands::Asked;
 use super::context::{bytes_of, unix_now, Ctx, Level};
 use super::entry_point::{guarded, install_panic_hook};
 use super::{events, types, OK};
@@ -77,6 +78,12 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     let deletions = [(c"UNLINK", &b"unlink"[..]), (c"DEL", b"del")].into_iter();
     let deletion = deletions.filter(|(name, built)| Ctx::new(ctx).is_command(name, built)).map(|(name, _)| name).next();
     let has_get = Ctx::new(ctx).is_command(c"GET", b"get");
+    if matches!(Ctx::new(ctx).describe_command(b"ping"), Asked::Silent) {
+        let text =
+            "COMMAND was renamed or disabled: writes by other commands that were renamed too may end no lease; use \
+                    CACHE.DEL to invalidate";
+        Ctx::new(ctx).log(Level::Warning, text);
+    }
     STATE.with(|state| {
         (state.in_cluster, state.follows) = (situation.is_cluster(), situation.is_replica());
         state.deletion = deletion.unwrap_or(c"CACHE.DEL");
