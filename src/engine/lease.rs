@@ -22,17 +22,20 @@ use super::outbox::{Answer, Outbox};
 use super::time::{MonoMillis, UnixMillis};
 use super::waiters::{Bond, ClientId, DbId, Kind, Queue, Slot, Waiter, WaiterId, Waiters};
 use ahash::AHashMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 mod doubt;
 mod group;
+mod handover;
 mod holder;
 mod refresh;
 mod tally;
 mod token;
 
+use doubt::Doubts;
 pub use doubt::{Doubt, Found};
+use handover::End;
 pub use holder::LeaseView;
 pub use tally::Tally;
 pub use token::Token;
@@ -130,6 +133,8 @@ struct Flight {
     /// How many in the queue wait for other keys too.
     groups: usize,
     doubt: Option<Doubt>,
+    /// How many of the doubts about all keys are in `doubt`, if they concern this one.
+    spread: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,14 +142,6 @@ enum Due {
     Lease(Slot),
     Wait(WaiterId),
     Retry(Slot),
-}
-
-/// How a lease ends without a value.
-enum End {
-    Expired,
-    Released,
-    Disconnected,
-    Voided,
 }
 
 /// All leases and all who wait for them.
@@ -155,11 +152,12 @@ pub struct LeaseBook {
     due: BTreeSet<(MonoMillis, Due)>,
     doubted: BTreeSet<Slot>,
     looked_up_to: Option<(MonoMillis, Due)>,
+    doubts: Doubts,
     failures: AHashMap<Slot, Failure>,
     bound: AHashMap<ClientId, BTreeSet<Slot>>,
     outbox: Outbox,
     /// Of the leases that are out.
-    serials: BTreeSet<Serial>,
+    serials: BTreeMap<Serial, Slot>,
     draw_token: Box<dyn FnMut() -> Token>,
     last_serial: u64,
     leases: usize,
@@ -178,10 +176,11 @@ impl LeaseBook {
             due: BTreeSet::new(),
             doubted: BTreeSet::new(),
             looked_up_to: None,
+            doubts: Doubts::default(),
             failures: AHashMap::new(),
             bound: AHashMap::new(),
             outbox: Outbox::default(),
-            serials: BTreeSet::new(),
+            serials: BTreeMap::new(),
             draw_token: Box::new(draw_token),
             last_serial: 0,
             leases: 0,
@@ -334,6 +333,7 @@ impl LeaseBook {
         self.serials.clear();
         self.due.clear();
         self.doubted.clear();
+        self.doubts.clear();
         self.failures.clear();
         self.bound.clear();
     }
@@ -383,15 +383,18 @@ impl LeaseBook {
         self.due.insert((deadline, Due::Lease(slot.clone())));
         let lease =
             Lease { serial, token, holder, bond, granted: now, deadline, heir, is_early: false, serves_stale: false };
-        let flight = Flight { db: slot.db, lease, queue: Queue::new(), groups: 0, doubt: None };
+        let spread = self.doubts.count();
+        let flight = Flight { db: slot.db, lease, queue: Queue::new(), groups: 0, doubt: None, spread };
         self.flights.entry(Rc::clone(&slot.key)).or_default().push(flight);
         self.leases += 1;
-        self.serials.insert(serial);
+        self.serials.insert(serial, slot.clone());
         self.tally.leases_granted += 1;
         Grant { serial, slot, token, deadline }
     }
 
     fn close(&mut self, db: DbId, key: &[u8]) -> Option<(Slot, Flight)> {
+        // ORDER: what is doubted of all keys passes on to the next lease on this one.
+        self.spread_to(db, key);
         let (name, flights) = self.flights.get_key_value(key)?;
         let slot = Slot { db, key: Rc::clone(name) };
         let at = flights.iter().position(|flight| flight.db == db)?;
@@ -416,50 +419,6 @@ impl LeaseBook {
             }
         }
         Some((slot, flight))
-    }
-
-    /// Ends the lease on `key` if its deadline has passed.
-    fn end_overdue(&mut self, db: DbId, key: &[u8], now: MonoMillis) {
-        self.end_if(db, key, End::Expired, now, |lease| lease.deadline <= now);
-    }
-
-    /// Ends the lease on `key` without a value, if one is out and `is_over` says so.
-    fn end_if(&mut self, db: DbId, key: &[u8], end: End, now: MonoMillis, is_over: impl FnOnce(&Lease) -> bool) {
-        if !self.find(db, key).is_some_and(|flight| is_over(&flight.lease)) {
-            return;
-        }
-        if let Some((slot, flight)) = self.close(db, key) {
-            self.hand_over(slot, flight, &end, now);
-        }
-    }
-
-    /// The oldest waiter, if there is one, gets the next lease; the others wait for that.
-    fn hand_over(&mut self, slot: Slot, flight: Flight, end: &End, now: MonoMillis) {
-        match end {
-            End::Expired => self.tally.leases_expired += 1,
-            End::Released => self.tally.leases_released += 1,
-            End::Disconnected => self.tally.leases_disconnected += 1,
-            End::Voided => self.tally.leases_voided += 1,
-        }
-        let Flight { mut queue, mut groups, doubt, lease, .. } = flight;
-        // One who was handed that lease and has not heard of it comes before all who wait.
-        let heir = lease.heir.filter(|heir| self.waits_alone(*heir) && self.outbox.take(*heir).is_some());
-        let Some(id) = heir.or_else(|| queue.pop_first()) else { return };
-        let Some(waiter) = self.waiters.get(id) else { return };
-        let Waiter { client, lease_ms, bond, kind, .. } = *waiter;
-        if kind == Kind::Group {
-            groups -= 1;
-            self.withdraw(id);
-        }
-        let grant = self.grant(slot, Caller { client, wait_ms: 0, lease_ms, bond }, Some(id), now);
-        self.tally.handovers += 1;
-        if let Some(next) = find_mut(&mut self.flights, grant.slot.db, &grant.slot.key) {
-            (next.queue, next.groups) = (queue, groups);
-        }
-        if let Some(doubt) = doubt {
-            self.note(&grant.slot, doubt);
-        }
-        self.outbox.push_one(id, Answer::Won(grant));
     }
 
     fn waits_alone(&self, id: WaiterId) -> bool {

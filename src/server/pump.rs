@@ -36,6 +36,8 @@ use std::cell::Cell;
 
 /// Time for each kind of work in one turn, in microseconds.
 const WORK_US: u64 = 250;
+/// Leases that a doubt about all keys reaches before the turn looks at the clock again.
+const SPREAD_AT_ONCE: usize = 32;
 /// How often locks and limits look whether the server still holds writes back, in milliseconds.
 pub const HELD_BACK_MS: u64 = 20;
 /// Where the server does not say who sends a command, the filter stays this long after the last
@@ -134,8 +136,11 @@ pub fn before_sleep(ctx: Ctx<'_>) {
 /// Resolves what plain commands may have done to any key with a lease, as far as the budget goes.
 pub fn resolve_doubts(ctx: Ctx<'_>, budget: &Budget) {
     while budget.allows_more() {
-        let Some(slot) = STATE.with(|state| state.book.next_doubted()) else { break };
-        resolve(ctx, &slot);
+        match STATE.with(|state| state.book.first_doubted()) {
+            Some(slot) => resolve(ctx, &slot),
+            None if STATE.with(|state| state.book.spread_doubts(SPREAD_AT_ONCE)) => {}
+            None => break,
+        }
     }
 }
 
@@ -246,7 +251,7 @@ pub fn schedule(ctx: Ctx<'_>) {
         if book.leases() > 0 {
             state.watch_until = now.after(if filter::names_clients() { 0 } else { WATCH_LINGER_MS });
         }
-        let at_once = book.has_answers() || book.next_doubted().is_some() || state.pacing.has_work();
+        let at_once = book.has_answers() || book.has_doubts() || state.pacing.has_work();
         let due = if at_once { Some(MonoMillis(0)) } else { book.next_due() };
         let lingers = state.watch.is_some() && book.leases() == 0;
         let held_back = state.next_look_at_held_back(now);

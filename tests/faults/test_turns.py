@@ -125,3 +125,16 @@ def test_small_replies_are_told_by_the_hundred(server: Server, connect: Connect)
     first = in_the_first_turn(server, clients, "CACHE.GETSM", "k", "WAIT", LONG)
     assert server.call("CACHE.SETSM", "k", b"v", LONG) == b"OK"
     assert first() >= 16
+
+
+def test_a_flush_ends_the_leases_of_all_keys_though_nobody_waits_for_it(server: Server, connect: Connect) -> None:
+    """It is noted at once and reaches the leases a few at a time: who asks for any of them finds it ended."""
+    client, count = connect(timeout=30), 20_000
+    client.pipeline([("CACHE.GETSM", f"k{i}", "LEASE", LONG, "WAIT", 0) for i in range(count)])
+    waiter = connect().send("CACHE.GETSM", "k19999", "WAIT", LONG, "META")
+    eventually(lambda: server.stats()["waiters"] == 1)
+    asked = client.pipeline([("FLUSHALL",), ("CACHE.LEASES", "COUNT", 10_000), ("CACHE.GETSM", "k10000", "META")])
+    assert len(asked[1]) <= 1, "a lease that is about to end is not shown"
+    assert asked[2][0] == b"won"
+    assert waiter.recv()[0] == b"won"
+    eventually(lambda: server.stats()["leases"] == 2, 20)

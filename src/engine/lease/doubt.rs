@@ -4,7 +4,8 @@
 //! change is noted when it is seen coming, and resolved by a look at the key once it has happened:
 //! before any command of ours decides upon that key, and before the turn of the event loop ends.
 
-use super::{find_mut, Answer, DbId, Due, Lease, LeaseBook, MonoMillis, Served, Slot};
+use super::{find_mut, Answer, DbId, Due, Lease, LeaseBook, MonoMillis, Serial, Served, Slot};
+use std::collections::VecDeque;
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -21,6 +22,52 @@ pub enum Doubt {
     Appeared,
     /// The key was invalidated, even if it did not exist.
     Invalidated,
+}
+
+/// What is doubted of all keys: a database was emptied, or a transaction ran unseen. To note that of a
+/// million leases in one step would stop the server, so it is noted once and spread to them a few at a
+/// time. Whoever asks for one key finds it there already. A lease that is granted later does not have it.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    pending: VecDeque<AboutAll>,
+    /// How many there were, of which `pending` are the last that have not reached all leases yet.
+    count: u64,
+}
+
+#[derive(Debug)]
+struct AboutAll {
+    number: u64,
+    only: Option<DbId>,
+    doubt: Doubt,
+    /// The first lease that it has not been spread to.
+    next: Serial,
+}
+
+impl Doubts {
+    fn add(&mut self, only: Option<DbId>, doubt: Doubt) {
+        self.count += 1;
+        let number = self.count;
+        let same = |other: &&mut AboutAll| (other.only, other.doubt, other.next) == (only, doubt, Serial(0));
+        match self.pending.iter_mut().find(same) {
+            // It has not begun to spread: so it can spread as the newer one.
+            Some(other) => other.number = number,
+            None => self.pending.push_back(AboutAll { number, only, doubt, next: Serial(0) }),
+        }
+    }
+
+    /// What was doubted of keys of `db` after the first `seen` doubts.
+    pub(super) fn since(&self, seen: u64, db: DbId) -> Option<Doubt> {
+        let concerns = |about: &&AboutAll| about.number > seen && about.only.is_none_or(|only| only == db);
+        self.pending.iter().filter(concerns).map(|about| about.doubt).max()
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.pending.clear();
+    }
 }
 
 /// What the keyspace holds when a doubt is resolved.
@@ -61,13 +108,11 @@ impl LeaseBook {
         true
     }
 
-    /// Notes the same of every key with a lease, or of those in database `only`. O(leases).
+    /// Notes the same of every key with a lease, or of those in database `only`. O(1): see
+    /// [`Self::spread_doubts`].
     pub fn doubt_all(&mut self, only: Option<DbId>, doubt: Doubt) {
-        for (key, flights) in &mut self.flights {
-            for flight in flights.iter_mut().filter(|flight| only.is_none_or(|db| db == flight.db)) {
-                flight.doubt = flight.doubt.max(Some(doubt));
-                self.doubted.insert(Slot { db: flight.db, key: Rc::clone(key) });
-            }
+        if !self.serials.is_empty() {
+            self.doubts.add(only, doubt);
         }
     }
 
@@ -93,15 +138,53 @@ impl LeaseBook {
         self.looked_up_to.is_none()
     }
 
-    /// The key whose doubt is to be resolved next.
+    /// Carries what is doubted of all keys to the next `most` leases, oldest first; false if all have it.
+    pub fn spread_doubts(&mut self, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(about_all) = self.doubts.pending.front_mut() else { return false };
+            match self.serials.range(about_all.next..).next() {
+                Some((serial, slot)) => {
+                    about_all.next = Serial(serial.0 + 1);
+                    let slot = slot.clone();
+                    self.spread_to(slot.db, &slot.key);
+                }
+                None => drop(self.doubts.pending.pop_front()),
+            }
+        }
+        true
+    }
+
+    /// Carries what is doubted of all keys to the lease on `key`.
+    pub(super) fn spread_to(&mut self, db: DbId, key: &[u8]) {
+        if self.doubts.pending.is_empty() {
+            return;
+        }
+        let Some((name, _)) = self.flights.get_key_value(key) else { return };
+        let slot = Slot { db, key: Rc::clone(name) };
+        let Some(flight) = find_mut(&mut self.flights, db, key) else { return };
+        let doubt = self.doubts.since(flight.spread, db);
+        flight.spread = self.doubts.count();
+        if let Some(doubt) = doubt {
+            self.note(&slot, doubt);
+        }
+    }
+
+    /// A key whose doubt is to be resolved, if one is known: see [`Self::spread_doubts`].
     #[must_use]
-    pub fn next_doubted(&self) -> Option<Slot> {
+    pub fn first_doubted(&self) -> Option<Slot> {
         self.doubted.first().cloned()
+    }
+
+    /// True if there is something to resolve or to spread.
+    #[must_use]
+    pub fn has_doubts(&self) -> bool {
+        !self.doubted.is_empty() || !self.doubts.pending.is_empty()
     }
 
     /// `key`, if it must be resolved before it is decided upon.
     #[must_use]
-    pub fn doubted(&self, db: DbId, key: &[u8]) -> Option<Slot> {
+    pub fn doubted(&mut self, db: DbId, key: &[u8]) -> Option<Slot> {
+        self.spread_to(db, key);
         if self.doubted.is_empty() {
             return None;
         }
@@ -112,6 +195,8 @@ impl LeaseBook {
 
     /// Settles a doubt by what the keyspace was `found` to hold.
     pub fn resolve(&mut self, slot: &Slot, found: Found, now: MonoMillis) {
+        // What was doubted of all keys before the look at this one is resolved by it.
+        self.spread_to(slot.db, &slot.key);
         self.doubted.remove(slot);
         let Some(flight) = find_mut(&mut self.flights, slot.db, &slot.key) else { return };
         let Lease { is_early, serves_stale, .. } = flight.lease;

@@ -1,8 +1,8 @@
 //! What the holder of a lease may do with it, and what happens when it is gone.
 
 use super::{
-    find_mut, Answer, Bond, ClientId, DbId, Due, End, Failure, Flight, LeaseBook, MonoMillis, Serial, Slot, Token,
-    LEASES_MAX,
+    find_mut, Answer, Bond, ClientId, DbId, Doubt, Due, End, Failure, Flight, LeaseBook, MonoMillis, Serial, Slot,
+    Token, LEASES_MAX,
 };
 use std::rc::Rc;
 
@@ -44,7 +44,7 @@ impl LeaseBook {
     /// The number of the oldest lease that is out.
     #[must_use]
     pub fn oldest(&self) -> Option<Serial> {
-        self.serials.first().copied()
+        self.serials.first_key_value().map(|(serial, _)| *serial)
     }
 
     /// Lets the lease last `ms` from `now`. False if it is not the caller's any more.
@@ -115,11 +115,15 @@ impl LeaseBook {
         Some(flight.view(name, now))
     }
 
-    /// All leases, those with the most waiters first, at most `count`. O(leases · log leases).
+    /// All leases but those that an invalidation is about to end, those with the most waiters first, at most
+    /// `count`. O(leases · log leases).
     #[must_use]
     pub fn views(&self, count: usize, now: MonoMillis) -> Vec<LeaseView> {
         let flights = self.flights.iter().flat_map(|(name, flights)| flights.iter().map(move |flight| (name, flight)));
-        let mut views: Vec<_> = flights.map(|(name, flight)| flight.view(name, now)).collect();
+        let stays = |(_, flight): &(&Rc<[u8]>, &Flight)| {
+            flight.doubt.max(self.doubts.since(flight.spread, flight.db)) != Some(Doubt::Invalidated)
+        };
+        let mut views: Vec<_> = flights.filter(stays).map(|(name, flight)| flight.view(name, now)).collect();
         views.sort_by(|a, b| b.waiters.cmp(&a.waiters).then_with(|| a.slot.cmp(&b.slot)));
         views.truncate(count);
         views

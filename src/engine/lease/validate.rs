@@ -36,7 +36,7 @@ impl Default for LeaseBook {
 impl LeaseBook {
     /// The lease on `key`.
     pub(crate) fn inside(&self, db: DbId, key: &[u8]) -> Option<Inside<'_>> {
-        let Flight { lease, doubt, queue, .. } = self.find(db, key)?;
+        let Flight { lease, doubt, queue, spread, .. } = self.find(db, key)?;
         Some(Inside {
             serial: lease.serial,
             holder: lease.holder,
@@ -45,9 +45,15 @@ impl LeaseBook {
             deadline: lease.deadline,
             is_early: lease.is_early,
             serves_stale: lease.serves_stale,
-            doubt: *doubt,
+            doubt: (*doubt).max(self.doubts.since(*spread, db)),
             queue,
         })
+    }
+
+    /// The key whose doubt is to be resolved next; what is doubted of all is spread until one is found.
+    pub(crate) fn next_doubted(&mut self) -> Option<Slot> {
+        while self.doubted.is_empty() && self.spread_doubts(3) {}
+        self.first_doubted()
     }
 
     /// Answers that are decided and not delivered.
@@ -70,6 +76,7 @@ impl LeaseBook {
                 doubts += usize::from(flight.doubt.is_some());
                 let lease = &flight.lease;
                 assert!(serials.insert(lease.serial), "two leases of one number");
+                assert_eq!(self.serials.get(&lease.serial), Some(&slot), "the number of another lease");
                 assert!(tokens.insert(lease.token.0), "two leases of one token");
                 assert!(lease.serial.0 <= self.last_serial, "a number not yet given");
                 if lease.bond == Bond::Bound {
@@ -83,7 +90,7 @@ impl LeaseBook {
             }
         }
         assert_eq!(leases, self.leases, "number of leases");
-        assert_eq!(serials, self.serials, "numbers of leases");
+        assert!(serials.iter().eq(self.serials.keys()), "numbers of leases");
         assert_eq!(doubts, self.doubted.len(), "number of doubts");
         let noted = self.bound.iter().flat_map(|(client, slots)| slots.iter().map(|slot| (*client, slot.clone())));
         assert_eq!(noted.collect::<BTreeSet<_>>(), bound, "bound leases");
