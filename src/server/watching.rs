@@ -12,7 +12,7 @@ use super::ffi::main_thread::MainThread;
 use super::state::STATE;
 use super::{pump, table};
 use crate::engine::lease::Doubt;
-use crate::engine::watch::known::{undescribed, KeyUse, Kind, Known, Name, Reach, Span};
+use crate::engine::watch::known::{short_key, undescribed, KeyUse, Kind, Known, Name, Reach, Span};
 use crate::engine::watch::Effect;
 
 /// The commands that were seen since modules last came or went.
@@ -70,8 +70,16 @@ fn doubts(seen: Seen<'_>, reach: Reach) -> Vec<(&[u8], Doubt)> {
 
 #[inline]
 fn kind(seen: Seen<'_>) -> Kind {
+    let word = seen.argument(0);
+    match short_key(word).and_then(|key| KNOWN.with(|known| known.get_short(key))) {
+        None | Some(Kind::Container) => kind_by_name(seen, word),
+        Some(kind) => kind,
+    }
+}
+
+fn kind_by_name(seen: Seen<'_>, word: &[u8]) -> Kind {
     // Not the name of any command that the server describes.
-    let Some(name) = Name::new(seen.argument(0)) else { return undescribed(b"") };
+    let Some(name) = Name::new(word) else { return undescribed(b"") };
     match known(name) {
         Kind::Container if seen.len() > 1 => match name.subcommand(seen.argument(1)) {
             Some(name) => known(name),

@@ -237,15 +237,42 @@ impl Name {
     }
 }
 
+/// A name of up to eight bytes in lower case, as a number; `None` if it is longer or empty. Most
+/// names are short, and so are found without a hash table.
+#[inline]
+#[must_use]
+pub fn short_key(word: &[u8]) -> Option<u64> {
+    let mut bytes = [0; 8];
+    for (target, byte) in bytes.get_mut(..word.len())?.iter_mut().zip(word) {
+        *target = byte.to_ascii_lowercase();
+    }
+    Some(u64::from_le_bytes(bytes)).filter(|key| *key != 0)
+}
+
+const SHORT_BITS: u32 = 7;
+
+fn short_place(key: u64) -> usize {
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - SHORT_BITS)) as usize
+}
+
 /// The kinds of the commands that were seen.
 #[derive(Debug, Default)]
 pub struct Known {
+    /// Of those with short names, each in its place; the last one to come there stays.
+    short: Vec<(u64, Kind)>,
     kinds: AHashMap<Box<[u8]>, Kind>,
     /// Of those that write to keys.
     uses: AHashMap<Box<[u8]>, Vec<(Span, KeyUse)>>,
 }
 
 impl Known {
+    /// The kind of the command with that [`short_key`], if it is at hand.
+    #[inline]
+    #[must_use]
+    pub fn get_short(&self, key: u64) -> Option<Kind> {
+        self.short.get(short_place(key)).filter(|(held, _)| *held == key).map(|(_, kind)| *kind)
+    }
+
     /// The kind of the command called `name`, if it was seen before.
     #[inline]
     #[must_use]
@@ -266,6 +293,10 @@ impl Known {
             self.clear();
         }
         self.kinds.insert(name.into(), kind);
+        if let Some(key) = short_key(name) {
+            self.short.resize(1 << SHORT_BITS, (0, Kind::Harmless));
+            self.short.get_mut(short_place(key)).into_iter().for_each(|held| *held = (key, kind));
+        }
         if matches!(kind, Kind::Writes { .. }) && !uses.is_empty() {
             self.uses.insert(name.into(), uses);
         }
@@ -273,6 +304,7 @@ impl Known {
 
     /// Forgets all: modules came or went.
     pub fn clear(&mut self) {
+        self.short.clear();
         self.kinds.clear();
         self.uses.clear();
     }
@@ -354,6 +386,19 @@ mod tests {
         assert_eq!(name.subcommand(b"CREATE").unwrap().as_bytes(), b"xgroup|create");
         assert!(Name::new(&[b'a'; NAME_BYTES_MAX]).is_some_and(|name| name.subcommand(b"").is_none()));
         assert!(Name::new(&[b'a'; NAME_BYTES_MAX + 1]).is_none());
+    }
+
+    #[test]
+    fn short_names_are_found_at_once() {
+        let mut known = Known::default();
+        assert_eq!(known.get_short(short_key(b"get").unwrap()), None);
+        known.insert(b"get", Kind::Exec, Vec::new());
+        known.insert(b"a-longer-name", Kind::Exec, Vec::new());
+        assert_eq!(known.get_short(short_key(b"GeT").unwrap()), Some(Kind::Exec));
+        assert_eq!(known.get_short(short_key(b"gett").unwrap()), None);
+        assert_eq!((short_key(b""), short_key(b"a-longer-name")), (None, None));
+        known.clear();
+        assert_eq!(known.get_short(short_key(b"get").unwrap()), None);
     }
 
     #[test]
