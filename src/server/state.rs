@@ -43,6 +43,8 @@ pub struct State {
     pub in_cluster: bool,
     /// What deletions are replicated as: where an operator took UNLINK away, DEL, else `CACHE.DEL`.
     pub deletion: &'static CStr,
+    /// What takes a TTL away in an AOF; `None` where an operator took that command away.
+    pub persist: Option<&'static CStr>,
     /// Whether `GET` is what it is called.
     pub has_get: bool,
     /// When keys with waiters are next looked at, on a node of a cluster.
@@ -74,6 +76,7 @@ impl Default for State {
             follows: false,
             in_cluster: false,
             deletion: c"UNLINK",
+            persist: Some(c"PERSIST"),
             has_get: true,
             probe_at: None,
             probing: Vec::new(),

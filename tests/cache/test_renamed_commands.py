@@ -156,3 +156,22 @@ def test_waiters_of_a_slot_that_moved_are_told(fresh_server: Start, to: str) -> 
     reply = goes.recv()
     assert is_error(reply, "TRYAGAIN") or is_error(reply, "MOVED") or is_error(reply, "CLUSTERDOWN"), reply
     assert not stays.has_reply()
+
+
+@pytest.mark.parametrize("to", [AWAY, "my-"], ids=["away", "renamed"])
+@pytest.mark.parametrize("preamble", ["yes", "no"])
+def test_an_aof_is_rewritten_without_persist(fresh_server: Start, to: str, preamble: str) -> None:
+    config = renames("PERSIST", to) | {"aof-use-rdb-preamble": preamble}
+    server = fresh_server(appendonly=True, config=config)
+    client = server.raw()
+    client.call("CACHE.SETSM", "entry", "v", LONG)
+    fence = client.call("CACHE.LOCK", "lock", "me", LONG)
+    client.call("CACHE.RATELIMIT", "limit", 10, LONG)
+    client.call("BGREWRITEAOF")
+    eventually(lambda: server.info("persistence")["aof_rewrite_in_progress"] == 0)
+    assert server.info("persistence")["aof_last_bgrewrite_status"] == "ok"
+    server.restart()
+    client = server.raw()
+    assert client.call("CACHE.GET", "entry") == b"v"
+    assert client.call("CACHE.LOCK", "lock", "me", LONG) == fence
+    assert client.call("CACHE.RATELIMIT_RO", "limit", 10, LONG)[2] == 8

@@ -7,6 +7,7 @@ use crate::engine::waiters::DbId;
 use crate::server::ffi::context::Effect;
 use crate::server::ffi::types::{Aof, Data, Digest, Handle, Rdb};
 use crate::server::pacing;
+use crate::server::state::STATE;
 use std::ffi::CStr;
 
 static HANDLE: Handle = Handle::new();
@@ -28,11 +29,14 @@ impl Data for Limits {
         encode(self, sink);
     }
 
-    /// `PERSIST` ends it, since `STATE` sets the TTL: the server adds the key's own, or none.
+    /// `PERSIST` ends it, since `STATE` sets the TTL: the server adds the key's own, or none. Without
+    /// that command a key that had lost its TTL gets one again.
     fn rewrite(&self, _db: DbId, aof: &mut Aof) {
         let (key, state) = (aof.key, pack(self));
         aof.emit(c"CACHE.RATELIMIT", &[Effect::Arg(key), Effect::Word(c"STATE"), Effect::Bytes(&state)]);
-        aof.emit(c"PERSIST", &[Effect::Arg(key)]);
+        if let Some(persist) = STATE.with(|state| state.persist) {
+            aof.emit(persist, &[Effect::Arg(key)]);
+        }
     }
 
     fn digest(&self, _db: DbId, digest: &mut Digest) {

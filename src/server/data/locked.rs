@@ -40,7 +40,7 @@ impl Data for Lock {
     }
 
     /// `PERSIST` ends it, since each command sets the TTL of the last holder: the server adds the
-    /// key's own, or none.
+    /// key's own, or none. Without that command a key that had lost its TTL gets one again.
     fn rewrite(&self, _db: DbId, aof: &mut Aof) {
         let key = aof.key;
         for holder in self.holders() {
@@ -59,7 +59,9 @@ impl Data for Lock {
             }
             aof.emit(c"CACHE.LOCK", &words);
         }
-        aof.emit(c"PERSIST", &[Effect::Arg(key)]);
+        if let Some(persist) = STATE.with(|state| state.persist) {
+            aof.emit(persist, &[Effect::Arg(key)]);
+        }
     }
 
     fn digest(&self, _db: DbId, digest: &mut Digest) {

@@ -78,6 +78,7 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     let deletions = [(c"UNLINK", &b"unlink"[..]), (c"DEL", b"del")].into_iter();
     let deletion = deletions.filter(|(name, built)| Ctx::new(ctx).is_command(name, built)).map(|(name, _)| name).next();
     let has_get = Ctx::new(ctx).is_command(c"GET", b"get");
+    let persist = Ctx::new(ctx).is_command(c"PERSIST", b"persist").then_some(c"PERSIST");
     if matches!(Ctx::new(ctx).describe_command(b"ping"), Asked::Silent) {
         let text =
             "COMMAND was renamed or disabled: writes by other commands that were renamed too may end no lease; use \
@@ -87,7 +88,7 @@ fn introduce(ctx: *mut raw::RedisModuleCtx, argv: &[*mut raw::RedisModuleString]
     STATE.with(|state| {
         (state.in_cluster, state.follows) = (situation.is_cluster(), situation.is_replica());
         state.deletion = deletion.unwrap_or(c"CACHE.DEL");
-        state.has_get = has_get;
+        (state.has_get, state.persist) = (has_get, persist);
         state.locks.fences.begin(now);
     });
     let category =
