@@ -8,7 +8,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
-from harness import RawClient, Server
+from harness import RawClient, Server, eventually
 
 settings.register_profile(
     "default",
@@ -41,6 +41,8 @@ class SharedServer(Server):
         for name, _ in changed:
             self.call("CONFIG", "SET", name, self._config_first[name])
         self.call("FLUSHALL")
+        # A flush ends leases in the turns that follow it.
+        eventually(lambda: self.stats()["leases"] == 0)
 
     def _read_config(self) -> dict[bytes, bytes]:
         flat = self.call("CONFIG", "GET", "*")

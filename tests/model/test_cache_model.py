@@ -173,7 +173,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.leaves(number)
         self.clients[number].close()
         eventually(lambda: self.state()[1] == len(self.parked))
-        self.clients[number] = self.server.raw(self.protocol, timeout=DEADLINE)
+        self.replace(number)
 
     @somebody_waits
     @rule(choice=st.integers(0, CLIENTS - 1), how=st.sampled_from(["TIMEOUT", "ERROR"]))
@@ -188,6 +188,10 @@ class CacheMachine(RuleBasedStateMachine):
         """Leases stay; the connection that comes instead is a stranger to them."""
         number = self.free(number)
         self.clients[number].close()
+        self.replace(number)
+
+    def replace(self, number: int) -> None:
+        """A new connection in the place of one that closed; what that held, it does not hold."""
         self.clients[number] = self.server.raw(self.protocol, timeout=DEADLINE)
         for key in self.model.values():
             if key.holder == number:

@@ -209,6 +209,7 @@ def held() -> Iterator[tuple[Clock, Server, Server]]:
             primary.call("DEBUG", "SET-ACTIVE-EXPIRE", 0)
             clock.hold()
             yield clock, primary, replica
+            clock.run()
 
 
 def run(machine: type[ClockMachine], held: tuple[Clock, Server, Server], protocol: int, examples: int, **more: Any) -> None:
