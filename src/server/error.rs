@@ -112,7 +112,7 @@ impl Error {
             Self::Contradiction(name, other) => format!("ERR {name} cannot be given with {other}"),
             Self::NotOneOf { name, words } => format!("ERR {name} must be {words}"),
             Self::TooMany { what, most } => format!("ERR no more than {most} {what} can be given"),
-            Self::TooLate { what, ms_max } => format!("ERR {what} would take longer than {ms_max} ms to come back"),
+            Self::TooLate { what, ms_max } => format!("ERR {what} needs more than {ms_max} ms to be fully restored"),
             Self::BadPayload => "ERR the payload of STATE is cut, corrupt or from a later release".to_owned(),
             Self::TooLong { name, bytes_max } => format!("ERR {name} must not be longer than {bytes_max} bytes"),
             Self::UnknownOption(word) => {
@@ -123,28 +123,26 @@ impl Error {
             Self::Missing(name) => format!("ERR {name} is missing"),
             Self::WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value".to_owned(),
             Self::Leased { left_ms } => {
-                format!("LEASED another caller regenerates this key, its lease ends in {left_ms} ms")
+                format!("LEASED another caller loads this key; its lease ends in {left_ms} ms")
             }
             Self::Failed(message) => format!("FAILED {}", String::from_utf8_lossy(message)),
             Self::NotInScript(name) => format!("ERR {name} cannot be given in a script, which has no connection"),
-            Self::Full => format!("ERR {LEASES_MAX} leases are out, no more can be granted"),
+            Self::Full => format!("ERR too many active leases (maximum {LEASES_MAX})"),
             Self::TooManyTags => format!("ERR an entry cannot have more than {TAGS_PER_ENTRY_MAX} tags"),
             Self::ReadonlyLimit => "READONLY this server became a replica while the caller waited".to_owned(),
             Self::HeldAs(mode) => format!("ERR the key is held or waited for {}", held(*mode)),
             Self::HeldOtherwise(mode) => format!("ERR the owner holds the lock already, {}", held(*mode)),
             Self::NumbersUsedUp => "ERR the fencing numbers are used up".to_owned(),
-            Self::Past(name) => format!("ERR {name} lies in the past"),
+            Self::Past(name) => format!("ERR {name} is in the past"),
             Self::FarAhead(name) => format!("ERR {name} is more than a minute ahead"),
             Self::Readonly => "READONLY a replica cannot grant a lease or a lock".to_owned(),
             Self::Moved => "TRYAGAIN the key moved to another node while the caller waited".to_owned(),
             Self::Withdrawn => {
-                "NOPERM this user lost the permission to run the command, or to access a key that it names, \
-                                while the caller waited"
-                    .to_owned()
+                "NOPERM this user no longer has permission to run this command or to access one of its keys".to_owned()
             }
             Self::CannotWait => {
-                "ERR this server lets no connection wait that has subscribed to a channel: use another \
-                                 connection, or WAIT 0"
+                "ERR a connection that has subscribed to a channel cannot wait on this server; use another \
+                 connection, or WAIT 0"
                     .to_owned()
             }
             Self::Internal => "ERR cacheguard failed and changed nothing; see the server's log".to_owned(),

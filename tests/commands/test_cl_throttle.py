@@ -79,7 +79,7 @@ UNITS = "must be an integer from 1 to 1000000000"
         ("1 1 315360001", "ERR period must be an integer from 1 to 315360000"),
         ("1 1 1 -1", "ERR quantity must be an integer from 0 to 1000000000"),
         ("1 1 1 1 1", "ERR unknown option '1'"),
-        ("1 1 315360000", "ERR max_burst at this rate would take longer than 315360000000 ms to come back"),
+        ("1 1 315360000", "ERR max_burst at this rate needs more than 315360000000 ms to be fully restored"),
     ],
 )
 def test_a_refused_call_changes_nothing(server: Server, raw: RawClient, arguments: str, error: str) -> None:

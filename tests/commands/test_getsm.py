@@ -16,7 +16,7 @@ from harness.raw import encode
 
 Connect = Callable[..., RawClient]
 LONG = 600_000  # milliseconds; no test lasts as long
-LEASED = re.compile(r"LEASED another caller regenerates this key, its lease ends in (\d+) ms")
+LEASED = re.compile(r"LEASED another caller loads this key; its lease ends in (\d+) ms")
 WRONGTYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
 DATA = {"empty": b"", "nul": b"\0", "any bytes": b"\0k\xff\r\n$-1\r\n", "number": b"12345", "1 MB": b"x" * (1 << 20)}
 

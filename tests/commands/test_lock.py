@@ -256,7 +256,7 @@ def test_owners_and_keys_are_any_bytes(raw: RawClient, owner: bytes) -> None:
         (["k", "me", "10", ""], "ERR unknown option ''"),
         (["k", "x" * 1025, "10"], "ERR owner must not be longer than 1024 bytes"),
         (["k", "me", "PXAT"], "ERR PXAT is missing"),
-        (["k", "me", "PXAT", "1"], "ERR PXAT lies in the past"),
+        (["k", "me", "PXAT", "1"], "ERR PXAT is in the past"),
         (["k", "me", "PXAT", "9999999999999", "WAIT", "5"], "ERR WAIT cannot be given with PXAT"),
         (["k", "me", "10", "FENCE", "0"], "ERR FENCE must be an integer from 1 to 9007199254740991"),
         (["k", "me", "10", "FENCE", "9007199254740992"], "ERR FENCE must be an integer from 1 to 9007199254740991"),

@@ -70,7 +70,7 @@ def test_watchers_hear_of_it_only_if_something_came_back(raw: RawClient, connect
         assert watcher.pipeline([("MULTI",), ("PING",), ("EXEC",)])[-1] == done
 
 
-UNITS_RANGE = "ERR n must be an integer from 1 to 1000000000"
+UNITS_RANGE = "ERR units must be an integer from 1 to 1000000000"
 
 
 @pytest.mark.parametrize(

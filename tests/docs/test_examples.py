@@ -92,7 +92,7 @@ GOOD = {
     '1# "keys" => (integer) 0\n2# "bytes" => (integer) 0\n3# "created_ms" => (nil)\n'
     '4# "invalidations" => (integer) 0\n5# "last_invalidated_ms" => (nil)\n6# "sweeping" => (integer) 0',
     "an error": "db> CACHE.GETSM k\n(nil)\nother> CACHE.GETSM k WAIT 1\n"
-    "(error) LEASED another caller regenerates this key, its lease ends in 9998 ms",
+    "(error) LEASED another caller loads this key; its lease ends in 9998 ms",
 }
 BAD = {
     "another value": 'db> SET k v\nOK\ndb> GET k\n"w"',

@@ -12,7 +12,6 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 PICTURE_BYTES_MAX = 40_000
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-DERIVED = re.compile(r"<!-- Derived by.*?<!-- End of the derived part. -->", re.DOTALL)
 BLOCK = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 
 # Words of the code that mean nothing to a reader, and phrases of no English that people search for.
@@ -39,12 +38,12 @@ def name_of(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
-    """What people wrote on a page: no code, no addresses, not what is derived from a server; with its line breaks."""
+    """A page without code and addresses, with its line breaks."""
 
     def blank(match: re.Match[str]) -> str:
         return "\n" * match[0].count("\n")
 
-    text = BLOCK.sub(blank, DERIVED.sub(blank, page.read_text()))
+    text = BLOCK.sub(blank, page.read_text())
     text = re.sub(r"^ {4}\S.*$", "", text, flags=re.MULTILINE)
     return re.sub(r"`[^`\n]*`", "`code`", re.sub(r"\]\([^)]*\)", "]", text))
 

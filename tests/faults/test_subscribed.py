@@ -9,7 +9,7 @@ from harness import RawClient, Server, eventually, is_error
 from harness.line import LONG
 from harness.raw import encode
 
-CANNOT_WAIT = "ERR this server lets no connection wait that has subscribed to a channel: use another connection, or WAIT 0"
+CANNOT_WAIT = "ERR a connection that has subscribed to a channel cannot wait on this server; use another connection, or WAIT 0"
 WAIT: dict[str, tuple[Any, ...]] = {
     "waiters": ("CACHE.GETSM", "k", "WAIT", LONG, "META"),
     "lock_waiters": ("CACHE.LOCK", "l", "b", LONG, "WAIT", LONG),

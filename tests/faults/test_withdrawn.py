@@ -11,7 +11,7 @@ import pytest
 from harness import RawClient, Server, eventually, is_error
 from harness.line import LONG
 
-NOPERM = "NOPERM this user lost the permission to run the command, or to access a key that it names, while the caller waited"
+NOPERM = "NOPERM this user no longer has permission to run this command or to access one of its keys"
 WITHDRAWN = {"command": ("-@all",), "key": ("resetkeys", "~other"), "all": ("reset", "on", ">p", "+ping")}
 GIVEN = ("reset", "on", ">p", "+@all", "~k*", "~other")
 

@@ -12,6 +12,7 @@ import redis
 import redis.asyncio
 
 from harness import Server, eventually
+from harness.clock import Clock
 
 PAGES = Path(__file__).resolve().parents[2] / "docs/recipes"
 Recipe = dict[str, Any]
@@ -458,3 +459,23 @@ def test_redlock(fresh_server: Callable[..., Server], recipe: Callable[[str], Re
         if each.is_running:
             each.kill9()
     assert not lock_of("k").take(0.05)
+
+
+def test_redlock_does_not_follow_a_server_that_has_just_started(
+    fresh_server: Callable[..., Server], recipe: Callable[[str], Recipe]
+) -> None:
+    """Its numbers are too far ahead for the others, so a client that asks for higher ones gets nothing for a minute."""
+    names = recipe("redlock")
+    with Clock() as clock:
+        clock.set_ms(-180_000)
+        started = [fresh_server(env=clock.env) for _ in range(2)]
+        clock.set_ms(0)  # these two have run for three minutes
+        started.append(fresh_server())
+        names["servers"] = [each.client(socket_timeout=5) for each in started]
+        assert started[1].call("CACHE.LOCK", "k", "other", 60_000)
+        lock = names["Redlock"]("k")
+        assert not lock.try_once(), "one of three has it, and one another number"
+        started[1].call("CACHE.UNLOCK", "k", "other")
+        assert lock.take(5)
+        for each in started:
+            each.kill9()

@@ -210,7 +210,7 @@ fn restore(ctx: Ctx<'_>, name: Arg<'_>, args: &mut Args<'_>) -> Result<(), Error
 pub fn refund(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let name = args.next("key")?;
-    let units = args.integer("n", 1, UNITS_MAX)?;
+    let units = args.integer("units", 1, UNITS_MAX)?;
     let (mut at, mut taken) = (None, None);
     while let Some(word) = args.option() {
         match word.as_bytes() {
