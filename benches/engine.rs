@@ -4,13 +4,14 @@
 //! of one decision, except where the name says for how many it decides.
 #![allow(missing_docs)]
 
-use cache_guard::engine::codec::{decode, encode, Sink, Source, ENCODING_VERSION};
-use cache_guard::engine::entry::{Carried, Entry, Meta};
-use cache_guard::engine::freshness::refreshes_early;
-use cache_guard::engine::lease::{Asked, Caller, LeaseBook, Served, Token};
+use cache_guard::engine::cache::codec::{decode, encode, ENCODING_VERSION};
+use cache_guard::engine::cache::entry::{Carried, Entry, Meta};
+use cache_guard::engine::cache::freshness::refreshes_early;
+use cache_guard::engine::cache::leases::{Asked, Caller, LeaseBook, Served, Token};
+use cache_guard::engine::cache::plain::known::{undescribed, Known, Name};
+use cache_guard::engine::codec::{Sink, Source};
+use cache_guard::engine::id::{Bond, ClientId, WaiterId};
 use cache_guard::engine::time::MonoMillis;
-use cache_guard::engine::waiters::{Bond, ClientId, WaiterId};
-use cache_guard::engine::watch::known::{undescribed, Known, Name};
 use criterion::{criterion_group, criterion_main, BatchSize, Criterion};
 use std::hint::black_box;
 use std::rc::Rc;

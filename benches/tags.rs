@@ -5,7 +5,7 @@
 //! that all of them have. Every measurement is of one call, except where the name says otherwise.
 #![allow(missing_docs, clippy::indexing_slicing)]
 
-use cache_guard::engine::tags::{Arrival, KeyId, Standing, TagIndex};
+use cache_guard::engine::tag::{Arrival, KeyId, Standing, TagIndex};
 use cache_guard::engine::time::UnixMillis;
 use criterion::{criterion_group, criterion_main, Criterion};
 use std::hint::black_box;

@@ -22,4 +22,4 @@
 
 pub mod engine;
 #[cfg(feature = "module")]
-pub mod server;
+mod server;

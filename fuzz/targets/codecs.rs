@@ -3,10 +3,10 @@
 //! The second half is what keeps a file loadable: what a server accepted by `RESTORE` it writes into its RDB file.
 
 use super::bytes::{Fields, Written};
-use cache_guard::engine::codec as entry_codec;
-use cache_guard::engine::entry::{Carried, Tags};
+use cache_guard::engine::cache::codec as entry_codec;
+use cache_guard::engine::cache::entry::{Carried, Tags};
+use cache_guard::engine::limit::codec as limits_codec;
 use cache_guard::engine::lock::codec as lock_codec;
-use cache_guard::engine::rate::codec as limits_codec;
 
 /// The payload of `cg-cached`.
 pub fn entry(data: &[u8]) {

@@ -5,7 +5,7 @@
 //! `on #1f… ~app:* resetchannels -@all +get (%R~* resetchannels -@all +cache.get)`. No pattern has a
 //! space in it, but it may have a parenthesis.
 
-use super::waiters::DbId;
+use crate::engine::id::DbId;
 
 /// What a user may do by one selector, or by its own rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

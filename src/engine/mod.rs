@@ -7,18 +7,14 @@
 #![forbid(unsafe_code)]
 
 pub mod acl;
+pub mod cache;
 pub mod cluster;
 pub mod codec;
-pub mod entry;
-pub mod freshness;
 pub mod glob;
-pub mod lease;
+pub mod id;
+pub mod limit;
 pub mod lock;
-pub mod outbox;
-pub mod rate;
 #[cfg(test)]
 mod sim;
-pub mod tags;
+pub mod tag;
 pub mod time;
-pub mod waiters;
-pub mod watch;

@@ -6,14 +6,15 @@
 //! that makes cluster clients ask again and be redirected.
 
 use super::ffi::context::{mono_now, Ctx};
-use super::pump::{self, Budget};
 use super::state::STATE;
-use super::tagging::TAGGING;
+use crate::engine::cache::outbox::Answer;
 use crate::engine::cluster::SlotRanges;
+use crate::engine::id::DbId;
 use crate::engine::lock;
-use crate::engine::outbox::Answer;
 use crate::engine::time::MonoMillis;
-use crate::engine::waiters::DbId;
+use crate::server::event_loop;
+use crate::server::event_loop::Budget;
+use crate::server::tag::index::TAGGING;
 
 /// How often the keys are looked at, in milliseconds.
 const PROBE_MS: u64 = 1_000;
@@ -67,7 +68,7 @@ pub fn slots_left(ctx: Ctx<'_>, left: &SlotRanges) {
             state.locks.refuse(&slot, &lock::Answer::Moved);
         }
     });
-    pump::schedule(ctx);
+    event_loop::schedule(ctx);
 }
 
 /// The keys of these slots are gone all at once, which no value was told.

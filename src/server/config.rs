@@ -3,7 +3,7 @@
 //!
 //! All but two are whole numbers; all but one may be changed while the server runs.
 
-use crate::engine::freshness::JITTER_PERCENT_MAX;
+use crate::engine::cache::freshness::JITTER_PERCENT_MAX;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 

@@ -9,14 +9,16 @@
 //! of 10 000 keys, held everybody else up for a second.
 //!
 //! The families take turns: nobody waits for a crowd of another family. Within one, the grants of leases
-//! and the replies that carry no right go by turns as well ([`crate::engine::outbox`]), for a lease runs
+//! and the replies that carry no right go by turns as well ([`crate::engine::cache::outbox`]), for a lease runs
 //! from the moment it was granted.
 
 use super::ffi::block::{self, Awaited, Parked};
 use super::ffi::context::{bytes_replied, micros, mono_now};
 use super::state::STATE;
-use super::{blocked, locking, pacing};
 use crate::engine::time::MonoMillis;
+use crate::server::cache::wait as cache_wait;
+use crate::server::limit::wait as limit_wait;
+use crate::server::lock::wait as lock_wait;
 
 /// Replies in one turn of the event loop.
 const REPLIES_MAX: usize = 100;
@@ -93,7 +95,7 @@ fn hand_over() {
 /// One pending reply of the family whose turn it is, or of the next that has any.
 fn next_in_turn(now: MonoMillis) -> Option<HandedOver> {
     let families: [&dyn Fn() -> Option<HandedOver>; 3] =
-        [&locking::answer_next, &pacing::answer_next, &|| blocked::answer_next(now)];
+        [&lock_wait::answer_next, &limit_wait::answer_next, &|| cache_wait::answer_next(now)];
     let first = STATE.with(|state| state.slice.family);
     for turn in first..first + families.len() {
         let handed_over = families.get(turn % families.len()).and_then(|next| next());

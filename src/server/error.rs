@@ -1,9 +1,9 @@
 //! Every error a client can be told, with its stable code.
 
 use super::ffi::context::Ctx;
-use crate::engine::lease::LEASES_MAX;
+use crate::engine::cache::leases::LEASES_MAX;
 use crate::engine::lock::Mode;
-use crate::engine::tags::TAGS_PER_ENTRY_MAX;
+use crate::engine::tag::TAGS_PER_ENTRY_MAX;
 
 /// Why a command was refused. A refused command changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::ffi::entry_point::PANICS;
 use super::state::STATE;
-use super::tagging::TAGGING;
+use crate::server::tag::index::TAGGING;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A count that only the main thread changes.

@@ -4,23 +4,17 @@
 //! file and `ffi::load` know the [`table`] of commands.
 
 pub mod args;
-pub mod blocked;
+pub mod cache;
 pub mod cluster;
-pub mod commands;
 pub mod config;
-pub mod data;
 pub mod delivery;
 pub mod error;
+pub mod event_loop;
 pub mod ffi;
 pub mod info;
-pub mod keyspace;
-pub mod locking;
-pub mod pacing;
-pub mod pump;
+pub mod limit;
+pub mod lock;
 pub mod recheck;
-pub mod reply;
 pub mod state;
-pub mod sweep;
 pub mod table;
-pub mod tagging;
-pub mod watching;
+pub mod tag;

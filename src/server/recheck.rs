@@ -16,10 +16,10 @@
 //! Valkey 8.1 having one breaks `COPY … DB` for everybody.
 
 use super::ffi::context::{mono_now, unix_now, Ctx};
-use super::pump::Budget;
 use super::state::STATE;
+use crate::engine::id::Slot;
 use crate::engine::time::MonoMillis;
-use crate::engine::waiters::Slot;
+use crate::server::event_loop::Budget;
 use std::collections::BTreeSet;
 
 /// How often each key is looked at, in milliseconds.

@@ -3,20 +3,20 @@
 //! None of it is saved or replicated. It is borrowed for moments only, never across a call of the
 //! module API: the server calls back into the module from within such calls.
 
-use super::blocked::Parking;
 use super::config;
 use super::delivery::Slice;
 use super::ffi::events::BeforeSleep;
 use super::ffi::filter::Filter;
 use super::ffi::main_thread::MainThread;
 use super::ffi::timer::Timer;
-use super::pacing::Pacing;
 use super::recheck::Recheck;
-use crate::engine::lease::{LeaseBook, Token};
+use crate::engine::cache::leases::{LeaseBook, Token};
+use crate::engine::cache::plain::Watch;
+use crate::engine::id::Slot;
 use crate::engine::lock::LockBook;
 use crate::engine::time::MonoMillis;
-use crate::engine::waiters::Slot;
-use crate::engine::watch::Watch;
+use crate::server::cache::wait::Parking;
+use crate::server::limit::wait::Pacing;
 use std::ffi::CStr;
 
 /// The module's state.

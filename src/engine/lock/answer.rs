@@ -3,8 +3,8 @@
 //! One is taken out of turn when its connection closes, so answers are kept by waiter, beside the
 //! order in which they were decided. What that leaves in the order is skipped when its turn comes.
 
-use super::super::waiters::{ClientId, Slot, WaiterId};
 use super::{Mode, Owner};
+use crate::engine::id::{ClientId, Slot, WaiterId};
 use ahash::AHashMap;
 use std::collections::VecDeque;
 

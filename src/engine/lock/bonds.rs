@@ -5,8 +5,8 @@
 //! million locks leaves nothing behind. What an entry points to is looked at all the same before
 //! anything is released. A mark without an entry counts for nothing.
 
-use super::super::waiters::{ClientId, DbId, Slot};
 use super::Owner;
+use crate::engine::id::{ClientId, DbId, Slot};
 use ahash::AHashMap;
 use std::collections::BTreeSet;
 

@@ -6,8 +6,8 @@
 
 use super::super::codec::{Corrupt, Sink, Source};
 use super::super::time::UnixMillis;
-use super::super::waiters::Bond;
 use super::{Holder, Lock, Mode, Owner, FENCE_MAX, HOLDERS_MAX, OWNER_BYTES_MAX};
+use crate::engine::id::Bond;
 use std::collections::BTreeSet;
 
 /// The encoding version written by this release; a reader refuses any other.

@@ -8,8 +8,8 @@
 use super::answer::Granted;
 use super::value::Tie;
 use super::{Change, Holder, Lock, LockBook, Owner};
+use crate::engine::id::{Bond, ClientId, DbId, Slot};
 use crate::engine::time::UnixMillis;
-use crate::engine::waiters::{Bond, ClientId, DbId, Slot};
 use std::rc::Rc;
 
 /// Why a holder is to lose its lock, if it still holds it as it did then.

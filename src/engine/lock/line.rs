@@ -5,8 +5,8 @@
 //! connection waits twice, and a grant answers both.
 
 use super::super::time::MonoMillis;
-use super::super::waiters::WaiterId;
 use super::Owner;
+use crate::engine::id::WaiterId;
 use std::collections::BTreeSet;
 use std::ops::Bound;
 

@@ -1,7 +1,7 @@
 //! The rules of `lock.rs`, one example each; `sim` is what tries them in every mixture.
 
 use super::*;
-use crate::engine::waiters::{Bond, ClientId, Slot, WaiterId};
+use crate::engine::id::{Bond, ClientId, Slot, WaiterId};
 use std::rc::Rc;
 
 /// One key, and the value under it.

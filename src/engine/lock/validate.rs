@@ -2,7 +2,7 @@
 
 use super::book::Due;
 use super::{LockBook, Owner};
-use crate::engine::waiters::{ClientId, Slot, WaiterId};
+use crate::engine::id::{ClientId, Slot, WaiterId};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 

@@ -14,8 +14,8 @@
 //! Values may be freed by a background thread, so they own plain memory only.
 
 use super::super::time::UnixMillis;
-use super::super::waiters::{Bond, ClientId};
 use super::Mode;
+use crate::engine::id::{Bond, ClientId};
 use std::sync::Arc;
 
 /// What one who holds or asks calls itself: any bytes. Shared, since a grant names it in the value,

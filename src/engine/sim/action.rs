@@ -5,7 +5,7 @@
 
 use super::model::Place;
 use super::world::{Sight, World};
-use crate::engine::waiters::{Bond, DbId};
+use crate::engine::id::{Bond, DbId};
 use rand::rngs::StdRng;
 use rand::Rng;
 

@@ -7,10 +7,11 @@
 //! seen. What the contract leaves open it learns from the book and holds it to: the numbers of
 //! grants, their tokens, and the order of answers that say the same.
 
-use crate::engine::lease::{Asked, Caller, Doubt, Failure, Found, Grant, Serial, Served, Tally};
-use crate::engine::outbox::Answer;
+use crate::engine::cache::leases::{Asked, Caller, Doubt, Failure, Found, Grant, Serial, Served, Tally};
+use crate::engine::cache::outbox::Answer;
+use crate::engine::cache::waiters::Kind;
+use crate::engine::id::{Bond, ClientId, DbId, Slot, WaiterId};
 use crate::engine::time::MonoMillis;
-use crate::engine::waiters::{Bond, ClientId, DbId, Kind, Slot, WaiterId};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 

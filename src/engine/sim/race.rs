@@ -11,10 +11,10 @@
 //! What writers must do themselves: one at a time changes a row and invalidates it.
 
 use super::model::Place;
-use crate::engine::lease::{Doubt, Found, LeaseBook, Served};
+use crate::engine::cache::leases::{Doubt, Found, LeaseBook, Served};
+use crate::engine::cache::plain::{Effect, Watch, STRANGER_MS};
+use crate::engine::id::{ClientId, DbId, Slot};
 use crate::engine::time::MonoMillis;
-use crate::engine::waiters::{ClientId, DbId, Slot};
-use crate::engine::watch::{Effect, Watch, STRANGER_MS};
 use cast::{Cast, Command, Reader, Row, Way, Writer};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -8,10 +8,11 @@
 
 use super::action::{weights, Action, Terms, KINDS};
 use super::model::{name, Model, Place};
-use crate::engine::lease::{Doubt, Found, Grant, LeaseBook, Served};
-use crate::engine::outbox::Answer;
+use crate::engine::cache::leases::{Doubt, Found, Grant, LeaseBook, Served};
+use crate::engine::cache::outbox::Answer;
+use crate::engine::cache::waiters::Kind;
+use crate::engine::id::{ClientId, DbId, Slot, WaiterId};
 use crate::engine::time::{MonoMillis, UnixMillis};
-use crate::engine::waiters::{ClientId, DbId, Kind, Slot, WaiterId};
 use event::told;
 pub(super) use event::Event;
 use rand::rngs::StdRng;

@@ -16,7 +16,7 @@ use super::entry_point::ArgVec;
 use super::main_thread::MainThread;
 use super::OK;
 use crate::engine::acl::{rules_line, selectors, united, Selector};
-use crate::engine::waiters::DbId;
+use crate::engine::id::DbId;
 use redis_module::raw;
 use std::ffi::{c_int, CStr, CString};
 use std::ptr::null_mut;

@@ -6,7 +6,7 @@
 
 use super::context::{Arg, Ctx};
 use super::key::expect_none_open;
-use crate::engine::watch::known::{Description, KeyUse, Span};
+use crate::engine::cache::plain::known::{Description, KeyUse, Span};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, CStr};
 use std::marker::PhantomData;

@@ -2,8 +2,8 @@
 
 use super::key::expect_none_open;
 use super::OK;
+use crate::engine::id::{ClientId, DbId};
 use crate::engine::time::{MonoMillis, UnixMillis};
-use crate::engine::waiters::{ClientId, DbId};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_long, c_longlong, CStr, CString};
 use std::marker::PhantomData;
@@ -59,8 +59,6 @@ impl Drop for Text<'_> {
 /// How serious a line in the server's log is.
 #[derive(Clone, Copy)]
 pub enum Level {
-    /// Worth knowing.
-    Notice,
     /// Worth acting upon.
     Warning,
 }
@@ -204,7 +202,6 @@ impl<'c> Ctx<'c> {
     /// Writes a line to the server's log.
     pub fn log(self, level: Level, text: &str) {
         let level = match level {
-            Level::Notice => c"notice",
             Level::Warning => c"warning",
         };
         let text = CString::new(text.replace('\0', " ")).unwrap_or_default();

@@ -4,13 +4,14 @@
 use super::context::{Arg, Ctx};
 use super::entry_point::guarded;
 use super::{trim, OK};
-use crate::engine::outbox::Answer;
-use crate::engine::waiters::ClientId;
-use crate::server::blocked;
-use crate::server::locking;
-use crate::server::pump;
+use crate::engine::cache::outbox::Answer;
+use crate::engine::id::ClientId;
+use crate::server::cache::wait as cache_wait;
+use crate::server::cache::watch;
+use crate::server::event_loop;
+use crate::server::lock::wait as lock_wait;
 use crate::server::state::STATE;
-use crate::server::{sweep, tagging, watching};
+use crate::server::tag::{index, sweep};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr::null_mut;
@@ -49,7 +50,7 @@ pub(super) fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
         && hear(ctx, raw::REDISMODULE_EVENT_MODULE_CHANGE, Some(modules_changed))
 }
 
-/// Begins or ends the calls of [`pump::before_sleep`]. Only from a timer: the server's list of
+/// Begins or ends the calls of [`event_loop::before_sleep`]. Only from a timer: the server's list of
 /// subscribers must not change while it walks it. Ending what has not begun would make the server
 /// call a null pointer, so what is there already is left alone.
 pub fn before_sleep(ctx: Ctx<'_>, wanted: BeforeSleep) {
@@ -81,7 +82,7 @@ unsafe extern "C" fn flushed(
             let only = (flush.dbnum >= 0).then_some(flush.dbnum);
             sweep::emptied(only);
             STATE.with(|state| state.locks.flushed(only));
-            pump::replaced(Ctx::new(ctx), only);
+            event_loop::replaced(Ctx::new(ctx), only);
         }
     });
 }
@@ -97,8 +98,8 @@ unsafe extern "C" fn swapped(
         let swap = unsafe { &*data.cast::<raw::RedisModuleSwapDbInfo>() };
         sweep::exchanged(swap.dbnum_first, swap.dbnum_second);
         STATE.with(|state| state.locks.swapped(swap.dbnum_first, swap.dbnum_second));
-        pump::replaced(Ctx::new(ctx), Some(swap.dbnum_first));
-        pump::replaced(Ctx::new(ctx), Some(swap.dbnum_second));
+        event_loop::replaced(Ctx::new(ctx), Some(swap.dbnum_first));
+        event_loop::replaced(Ctx::new(ctx), Some(swap.dbnum_second));
     });
 }
 
@@ -114,12 +115,12 @@ unsafe extern "C" fn role_changed(
                 state.book.forget_all(&Answer::Readonly);
                 state.pacing.forget_all();
             });
-            locking::demoted();
+            lock_wait::demoted();
         } else {
-            locking::promoted();
+            lock_wait::promoted();
         }
         // A new primary has to delete what its own may have left.
-        pump::schedule(Ctx::new(ctx));
+        event_loop::schedule(Ctx::new(ctx));
     });
 }
 
@@ -139,9 +140,9 @@ unsafe extern "C" fn keyspace_changed(
     guarded((), || {
         let ctx = Ctx::new(ctx);
         if class == raw::REDISMODULE_NOTIFY_LOADED as c_int {
-            if tagging::was_loaded() {
+            if index::was_loaded() {
                 // Redis 7.0 passes a key that must be neither opened nor kept, only read.
-                tagging::arrived(ctx, ctx.string(Arg::new(key).bytes()).arg());
+                index::arrived(ctx, ctx.string(Arg::new(key).bytes()).arg());
             }
             return;
         }
@@ -149,12 +150,12 @@ unsafe extern "C" fn keyspace_changed(
         match unsafe { CStr::from_ptr(event) }.to_bytes() {
             b"move_from" => MOVED_FROM.store(ctx.db(), Relaxed),
             b"move_to" => {
-                tagging::arrived(ctx, Arg::new(key));
-                if tagging::misleads_callers() {
+                index::arrived(ctx, Arg::new(key));
+                if index::misleads_callers() {
                     ctx.select_db(MOVED_FROM.load(Relaxed));
                 }
             }
-            b"rename_to" | b"copy_to" | b"restore" => tagging::arrived(ctx, Arg::new(key)),
+            b"rename_to" | b"copy_to" | b"restore" => index::arrived(ctx, Arg::new(key)),
             _ => {}
         }
     });
@@ -167,7 +168,7 @@ unsafe extern "C" fn cron_ran(
     _stage: u64,
     _data: *mut c_void,
 ) {
-    guarded((), || pump::watch_over_timer(Ctx::new(ctx)));
+    guarded((), || event_loop::watch_over_timer(Ctx::new(ctx)));
 }
 
 unsafe extern "C" fn sleeps(
@@ -178,7 +179,7 @@ unsafe extern "C" fn sleeps(
 ) {
     guarded((), || {
         if stage == raw::REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP {
-            pump::before_sleep(Ctx::new(ctx));
+            event_loop::before_sleep(Ctx::new(ctx));
         }
     });
 }
@@ -193,7 +194,7 @@ unsafe extern "C" fn client_changed(
         // SAFETY: the server passes this structure with this event.
         let client = unsafe { &*data.cast::<raw::RedisModuleClientInfo>() };
         if change == raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED {
-            blocked::closed(Ctx::new(ctx), ClientId(client.id));
+            cache_wait::closed(Ctx::new(ctx), ClientId(client.id));
         }
     });
 }
@@ -204,5 +205,5 @@ unsafe extern "C" fn modules_changed(
     _change: u64,
     _data: *mut c_void,
 ) {
-    guarded((), watching::forget_commands);
+    guarded((), watch::forget_commands);
 }

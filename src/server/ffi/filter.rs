@@ -7,9 +7,9 @@ use super::context::{bytes_of, Ctx};
 use super::entry_point::guarded;
 use super::events;
 use super::OK;
-use crate::engine::waiters::ClientId;
-use crate::engine::watch::known::KeyUse;
-use crate::server::watching;
+use crate::engine::cache::plain::known::KeyUse;
+use crate::engine::id::ClientId;
+use crate::server::cache::watch;
 use redis_module::raw;
 use std::ffi::c_int;
 use std::marker::PhantomData;
@@ -79,7 +79,7 @@ impl<'f> Seen<'f> {
 }
 
 unsafe extern "C" fn see(seen: *mut raw::RedisModuleCommandFilterCtx) {
-    guarded((), || watching::saw(Seen(seen, PhantomData)));
+    guarded((), || watch::saw(Seen(seen, PhantomData)));
 }
 
 /// True if what `client` sends is queued until its EXEC. It is not where MULTI was refused, nor for

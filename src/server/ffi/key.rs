@@ -12,13 +12,13 @@
 //! it finds is counted and logged as a panic is, and any test that meets it fails.
 
 use super::commands::Reply;
-use super::context::{bytes_of, Arg, Ctx};
+use super::context::{Arg, Ctx};
 use super::entry_point::PANICS;
 use super::types::Data;
 use super::OK;
-use crate::engine::entry::Entry;
+use crate::engine::cache::entry::Entry;
+use crate::engine::id::DbId;
 use crate::engine::time::UnixMillis;
-use crate::engine::waiters::DbId;
 use crate::server::state::STATE;
 use redis_module::raw;
 use std::ffi::{c_int, c_void, CString};
@@ -235,12 +235,6 @@ impl Key<'_> {
     /// Deletes the key; a large value is freed in the background.
     pub fn delete(&mut self) {
         call!(RedisModule_UnlinkKey(self.raw));
-    }
-
-    /// The name of the key.
-    #[must_use]
-    pub fn name(&self) -> &[u8] {
-        bytes_of(call!(RedisModule_GetKeyNameFromModuleKey(self.raw)))
     }
 }
 

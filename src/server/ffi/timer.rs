@@ -1,4 +1,4 @@
-//! The module's one timer: it calls [`crate::server::pump::turn`] once, when it is due.
+//! The module's one timer: it calls [`crate::server::event_loop::turn`] once, when it is due.
 
 use super::context::Ctx;
 use super::entry_point::guarded;
@@ -24,5 +24,5 @@ impl Ctx<'_> {
 }
 
 unsafe extern "C" fn fire(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void) {
-    guarded((), || crate::server::pump::turn(Ctx::new(ctx)));
+    guarded((), || crate::server::event_loop::turn(Ctx::new(ctx)));
 }

@@ -8,7 +8,7 @@
 use super::context::{Arg, Effect, Strings};
 use super::entry_point::guarded;
 use crate::engine::codec::{Corrupt, Sink, Source};
-use crate::engine::waiters::DbId;
+use crate::engine::id::DbId;
 use redis_module::raw;
 use std::ffi::{c_int, c_longlong, c_void, CStr};
 use std::ptr::null_mut;

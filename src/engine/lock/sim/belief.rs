@@ -2,8 +2,8 @@
 
 use super::event::Event;
 use super::world::{Belief, World};
+use crate::engine::id::{Bond, ClientId, Slot};
 use crate::engine::lock::{Granted, Now};
-use crate::engine::waiters::{Bond, ClientId, Slot};
 use rand::Rng;
 
 impl World {

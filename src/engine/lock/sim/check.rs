@@ -2,8 +2,8 @@
 
 use super::keyspace::Value;
 use super::world::World;
+use crate::engine::id::{Bond, Slot};
 use crate::engine::lock::{Holder, Judged, Lock, Mode};
-use crate::engine::waiters::{Bond, Slot};
 
 impl World {
     pub fn check(&mut self) {

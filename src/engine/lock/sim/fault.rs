@@ -3,8 +3,8 @@
 use super::event::Event;
 use super::keyspace::{Effect, Keyspace};
 use super::world::World;
+use crate::engine::id::{ClientId, DbId, Slot, WaiterId};
 use crate::engine::lock::{Answer, Fences, LockBook};
-use crate::engine::waiters::{ClientId, DbId, Slot, WaiterId};
 use rand::Rng;
 use std::rc::Rc;
 

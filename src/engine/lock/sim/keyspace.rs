@@ -1,9 +1,9 @@
 //! The keyspace of a server in small, and the stream of what happens to it: a primary and its
 //! replica apply the same effects.
 
+use crate::engine::id::{DbId, Slot};
 use crate::engine::lock::{Change, Lock};
 use crate::engine::time::UnixMillis;
-use crate::engine::waiters::{DbId, Slot};
 use std::collections::BTreeMap;
 
 /// What is under a key.

@@ -2,11 +2,11 @@
 
 use super::event::Event;
 use super::keyspace::{Effect, Keyspace, Value};
+use crate::engine::id::{Bond, ClientId, DbId, Slot, WaiterId};
 use crate::engine::lock::{
     Answer, Asked, Change, Fences, Found, Granted, Judged, Lock, LockBook, Mode, Now, Owner, Request, Term,
 };
 use crate::engine::time::{MonoMillis, UnixMillis};
-use crate::engine::waiters::{Bond, ClientId, DbId, Slot, WaiterId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -1,10 +1,10 @@
 //! Where the model and the book are held against each other.
 
 use super::{GrantNo, Kind, Model, Place, Verdict};
-use crate::engine::lease::{Doubt, LeaseBook, Serial};
-use crate::engine::outbox::Answer;
+use crate::engine::cache::leases::{Doubt, LeaseBook, Serial};
+use crate::engine::cache::outbox::Answer;
+use crate::engine::id::WaiterId;
 use crate::engine::time::MonoMillis;
-use crate::engine::waiters::WaiterId;
 
 impl Model {
     /// A waiter leaves, with the answer that was decided for it, if one was.

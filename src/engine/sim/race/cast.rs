@@ -1,9 +1,9 @@
 //! Who takes part in the race, and what they say.
 
-use crate::engine::lease::Grant;
+use crate::engine::cache::leases::Grant;
+use crate::engine::id::{ClientId, DbId, WaiterId};
 use crate::engine::sim::model::Place;
 use crate::engine::time::MonoMillis;
-use crate::engine::waiters::{ClientId, DbId, WaiterId};
 use std::collections::BTreeMap;
 
 /// A row of the database behind the cache.

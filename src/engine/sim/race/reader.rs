@@ -2,9 +2,9 @@
 
 use super::cast::{Asked as Question, Stage};
 use super::{Cached, Discipline, Place, Reader, Row, World};
-use crate::engine::lease::{Asked, Caller};
-use crate::engine::outbox::Answer;
-use crate::engine::waiters::Bond;
+use crate::engine::cache::leases::{Asked, Caller};
+use crate::engine::cache::outbox::Answer;
+use crate::engine::id::Bond;
 use rand::Rng;
 
 impl World {

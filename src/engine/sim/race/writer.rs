@@ -2,7 +2,7 @@
 
 use super::cast::{Command, Kind, Way};
 use super::{Names, Place, Row, World, DBS};
-use crate::engine::watch::Effect;
+use crate::engine::cache::plain::Effect;
 use rand::Rng;
 
 /// What the filter makes of a command; `None`: it is no concern of a lease, or looks after its own.

@@ -1,6 +1,6 @@
 //! The rarer things that may come about; counted, to know that the search reaches them.
 
-use crate::engine::outbox::Answer;
+use crate::engine::cache::outbox::Answer;
 
 macro_rules! events {
     ($($name:ident)*) => {

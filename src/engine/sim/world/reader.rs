@@ -1,10 +1,11 @@
 //! What readers do: ask for one key, for several, or to refresh ahead of expiry.
 
 use super::{Event, Many, Sight, Wait, World};
-use crate::engine::lease::{Asked, Caller, Grant};
+use crate::engine::cache::leases::{Asked, Caller, Grant};
+use crate::engine::cache::waiters::Kind;
+use crate::engine::id::ClientId;
 use crate::engine::sim::action::Terms;
 use crate::engine::sim::model::Place;
-use crate::engine::waiters::{ClientId, Kind};
 
 impl World {
     pub(super) fn ask(&mut self, who: usize, place: Place, terms: Terms) {

@@ -1,10 +1,10 @@
 //! What writers and holders do: store, with and without a token, renew, release, fail.
 
 use super::{Event, Held, World};
-use crate::engine::lease::{Failure, Serial, Served, Token};
+use crate::engine::cache::leases::{Failure, Serial, Served, Token};
+use crate::engine::cache::waiters::Kind;
 use crate::engine::sim::action::Deed;
 use crate::engine::sim::model::{message, Place};
-use crate::engine::waiters::Kind;
 
 /// Drawn by nobody.
 const FORGED: Token = Token(u128::MAX);

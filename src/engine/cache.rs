@@ -1,0 +1,9 @@
+//! Entries, the leases to regenerate them, and who waits for those.
+
+pub mod codec;
+pub mod entry;
+pub mod freshness;
+pub mod leases;
+pub mod outbox;
+pub mod plain;
+pub mod waiters;

@@ -1,0 +1,235 @@
+//! Locks between commands: whoever can be granted one is, whatever freed it.
+//!
+//! The book of the engine says what is to be done about a key; here it is done, until it says
+//! nothing more. That happens within the command that frees a lock, and in the pump's turn for all
+//! that no command says: deadlines, connections that close, keys that go by other hands.
+//!
+//! Commands reach the book by [`open`], [`commit`] and [`park`] only, and each of them sets the timer for
+//! what it left to do: no command can grant a lock and tell nobody.
+//!
+//! While the server holds writes back (`CLIENT PAUSE`, a failover) the data set must not change, so
+//! grants wait until that is over. On a replica nobody waits, so nothing is granted.
+
+use super::commit;
+use crate::engine::id::{ClientId, DbId, Slot, WaiterId};
+use crate::engine::lock::{Answer, Change, Found, Lock, Now};
+use crate::engine::time::MonoMillis;
+use crate::server::delivery::{hand_out, HandedOver};
+use crate::server::error::Error;
+use crate::server::event_loop;
+use crate::server::event_loop::{Budget, HELD_BACK_MS};
+use crate::server::ffi::block::{Awaited, Parked, Tell};
+use crate::server::ffi::context::{mono_now, unix_now, Arg, Ctx};
+use crate::server::ffi::events;
+use crate::server::ffi::filter;
+use crate::server::ffi::key::{Holds, Key};
+use crate::server::state::STATE;
+
+/// Changes made within a command; what is left of a long line of readers is for the next turn.
+const CHANGES_PER_COMMAND: usize = 100;
+/// Changes made to one key before the turn looks at the clock again.
+const CHANGES_AT_ONCE: usize = 16;
+
+/// The moment, on both clocks.
+#[must_use]
+pub fn now() -> Now {
+    Now { unix: unix_now(), mono: mono_now() }
+}
+
+/// `name`, open for writing and holding a lock or nothing, for a command that is to decide about it. Who
+/// can be granted it has been.
+///
+/// # Errors
+/// [`Error::WrongType`]; [`Error::Readonly`] on a replica, but for what its primary or a file says.
+pub fn open<'c>(ctx: Ctx<'c>, db: DbId, name: Arg<'_>) -> Result<Key<'c>, Error> {
+    if STATE.with(|state| state.follows) && !ctx.situation().replays() {
+        return Err(Error::Readonly);
+    }
+    settle_concerned(ctx, db, name);
+    open_settled(ctx, name)
+}
+
+/// The same for a lock that was found to have a holder past its deadline, which is removed.
+///
+/// # Errors
+/// [`Error::WrongType`].
+pub fn open_overdue<'c>(ctx: Ctx<'c>, db: DbId, name: Arg<'_>) -> Result<Key<'c>, Error> {
+    settle_now(ctx, &Slot { db, key: name.bytes().into() }, name);
+    open_settled(ctx, name)
+}
+
+fn open_settled<'c>(ctx: Ctx<'c>, name: Arg<'_>) -> Result<Key<'c>, Error> {
+    let key = ctx.open_write(name);
+    match key.value::<Lock>() {
+        Some(_) => Ok(key),
+        None if matches!(key.holds(), Holds::Nothing) => Ok(key),
+        None => Err(Error::WrongType),
+    }
+}
+
+/// Makes the change that a command decided on; then whoever can be granted the lock is.
+pub fn commit(ctx: Ctx<'_>, key: Key<'_>, db: DbId, name: Arg<'_>, change: &Change) {
+    commit::commit(ctx, key, db, name, change);
+    settle_concerned(ctx, db, name);
+}
+
+/// Does what is to be done about a key, if somebody waits for it or something is left to do.
+fn settle_concerned(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
+    if let Some(slot) = STATE.with(|state| state.locks.concerned(db, name.bytes())) {
+        settle_now(ctx, &slot, name);
+    }
+}
+
+/// Does it within a command. Whoever was granted the lock is yet to be told, what is left of a long line is
+/// yet to be done, and the next deadline may be another one: all of that is the timer's.
+fn settle_now(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>) {
+    settle(ctx, slot, name, CHANGES_PER_COMMAND);
+    event_loop::schedule(ctx);
+}
+
+/// Makes at most so many changes.
+fn settle(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>, most: usize) {
+    if ctx.situation().is_replica() {
+        // What is left of the time before it became one is for its primary to decide.
+        STATE.with(|state| state.locks.believe(slot));
+        return;
+    }
+    for _ in 0..most {
+        let (key, now) = (ctx.open_write(name), now());
+        let found = found(&key);
+        let Some(change) = STATE.with(|state| state.locks.step(slot, found, now)) else { return };
+        commit::commit(ctx, key, slot.db, name, &change);
+    }
+}
+
+fn found<'k>(key: &'k Key<'_>) -> Found<'k> {
+    match key.value::<Lock>() {
+        Some(lock) => Found::Lock(lock, key.expires()),
+        None if matches!(key.holds(), Holds::Nothing) => Found::Nothing,
+        None => Found::WrongType,
+    }
+}
+
+/// Settles keys that something happened to, and ends what is due.
+pub fn turn(ctx: Ctx<'_>, budget: &Budget) {
+    let paused = filter::holds_writes_back();
+    while budget.allows_more() {
+        let next = if paused { None } else { STATE.with(|state| state.locks.next_doubted()) };
+        if let Some(slot) = next {
+            settle_anywhere(ctx, &slot, CHANGES_AT_ONCE);
+            continue;
+        }
+        let now = now();
+        if !STATE.with(|state| state.locks.expire_next(now)) {
+            break;
+        }
+    }
+}
+
+fn settle_anywhere(ctx: Ctx<'_>, slot: &Slot, most: usize) {
+    // A lock that moved away is not free, though its key is gone here.
+    if STATE.with(|state| state.in_cluster) && ctx.is_foreign(&slot.key) {
+        STATE.with(|state| {
+            state.locks.refuse(slot, &Answer::Moved);
+            state.locks.believe(slot);
+        });
+        return;
+    }
+    ctx.within(slot.db, &slot.key, |name| settle(ctx, slot, name, most));
+}
+
+/// When [`turn`] has something to do.
+#[must_use]
+pub fn next_turn(now: MonoMillis) -> Option<MonoMillis> {
+    let (doubts, answers, due) = STATE.with(|state| {
+        let locks = &state.locks;
+        (locks.next_doubted().is_some(), locks.has_answers(), locks.next_due())
+    });
+    let doubts = doubts.then(|| if filter::holds_writes_back() { now.after(HELD_BACK_MS) } else { MonoMillis(0) });
+    [doubts, answers.then_some(MonoMillis(0)), due].into_iter().flatten().min()
+}
+
+/// A lock is about to leave its key, by whatever hand. Called from within calls of the module API.
+pub fn removed(db: DbId, key: &[u8], lock: &mut Lock) {
+    if STATE.with(|state| state.locks.removed(db, key, lock)) {
+        event_loop::schedule(events::background());
+    }
+}
+
+/// This server became a replica.
+pub fn demoted() {
+    STATE.with(|state| {
+        state.follows = true;
+        state.locks.forget_all(&Answer::Readonly);
+    });
+}
+
+/// This server became a primary.
+pub fn promoted() {
+    let now = unix_now();
+    STATE.with(|state| {
+        state.follows = false;
+        state.locks.fences.begin(now);
+    });
+}
+
+/// Parks the caller as the waiter `id`; `tell` answers it later.
+///
+/// # Errors
+/// [`Error::CannotWait`]; then it waits no longer.
+pub fn park(ctx: Ctx<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
+    event_loop::schedule(ctx);
+    if let Some(parked) = ctx.park(tell) {
+        STATE.with(|state| state.lock_parking.insert(id, parked));
+        return Ok(());
+    }
+    dismiss(id);
+    Err(Error::CannotWait)
+}
+
+/// Ends a wait: it is told what had been decided for it, or nil.
+fn dismiss(id: WaiterId) -> Answer {
+    STATE.with(|state| state.locks.leave(id).unwrap_or(Answer::TimedOut))
+}
+
+/// Hands the next answer to the server, if there is one.
+pub fn answer_next() -> Option<HandedOver> {
+    hand_out(STATE.with(|state| {
+        let (id, answer) = state.locks.deliver_next()?;
+        Some((state.lock_parking.take(id), answer))
+    }))
+}
+
+/// A connection closed: the locks bound to it are to be released. True if there are any.
+pub fn closed(client: ClientId) -> bool {
+    STATE.with(|state| state.locks.disconnect(client))
+}
+
+impl Awaited for Answer {
+    fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
+        let id = STATE.with(|state| state.lock_parking.leave(parked));
+        let answer = id.map_or(Self::TimedOut, dismiss);
+        event_loop::schedule(ctx);
+        answer
+    }
+
+    fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
+        let was_parked = STATE.with(|state| {
+            let Some(id) = state.lock_parking.leave(parked) else { return false };
+            if let Some(Self::Granted(granted)) = state.locks.leave(id) {
+                state.locks.unheard(&granted);
+            }
+            true
+        });
+        event_loop::schedule(ctx);
+        was_parked
+    }
+
+    /// A lock it brought passes to the next in line.
+    fn unheard(&self, ctx: Ctx<'_>) {
+        if let Self::Granted(granted) = self {
+            STATE.with(|state| state.locks.unheard(granted));
+            event_loop::schedule(ctx);
+        }
+    }
+}

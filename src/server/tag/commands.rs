@@ -1,0 +1,5 @@
+//! The commands of tags.
+
+pub mod invalidate;
+pub mod permitted;
+pub mod tags;
