@@ -7,7 +7,7 @@
 use cache_guard::engine::cache::codec::{decode, encode, ENCODING_VERSION};
 use cache_guard::engine::cache::entry::{Carried, Entry, Meta};
 use cache_guard::engine::cache::freshness::refreshes_early;
-use cache_guard::engine::cache::leases::{Asked, Caller, LeaseBook, Served, Token};
+use cache_guard::engine::cache::leases::{Asked, Caller, Leases, Served, Token};
 use cache_guard::engine::cache::plain::known::{undescribed, Known, Name};
 use cache_guard::engine::codec::{Sink, Source};
 use cache_guard::engine::id::{Bond, ClientId, WaiterId};
@@ -22,9 +22,9 @@ const LEASE_MS: u64 = 10_000;
 const NOW: MonoMillis = MonoMillis(1_000_000);
 const KEY: &[u8] = b"user:1234567:profile";
 
-fn new_book() -> LeaseBook {
+fn new_book() -> Leases {
     let mut drawn = 0;
-    LeaseBook::new(move || {
+    Leases::new(move || {
         drawn += 1;
         Token(drawn)
     })
@@ -34,17 +34,17 @@ fn caller(client: u64) -> Caller {
     Caller { client: ClientId(client), wait_ms: u64::MAX, lease_ms: LEASE_MS, bond: Bond::Free }
 }
 
-fn ask(book: &mut LeaseBook, key: &[u8], client: u64, now: MonoMillis) -> Asked {
-    book.ask(0, key, caller(client), usize::MAX, now)
+fn ask(leases: &mut Leases, key: &[u8], client: u64, now: MonoMillis) -> Asked {
+    leases.ask(0, key, caller(client), usize::MAX, now)
 }
 
-/// A book in which one client regenerates the key and `waiters` wait for it.
-fn crowded(waiters: u64) -> LeaseBook {
-    let mut book = new_book();
+/// A leases in which one client regenerates the key and `waiters` wait for it.
+fn crowded(waiters: u64) -> Leases {
+    let mut leases = new_book();
     for client in 0..=waiters {
-        ask(&mut book, KEY, client, NOW);
+        ask(&mut leases, KEY, client, NOW);
     }
-    book
+    leases
 }
 
 fn value() -> Rc<[u8]> {
@@ -74,84 +74,84 @@ fn lease(c: &mut Criterion) {
         });
     });
     c.bench_function("hand over the lease of 10 000 waiters, deliver, wait again", |b| {
-        let (mut book, mut now, mut client) = (crowded(CROWD), NOW, CROWD);
+        let (mut leases, mut now, mut client) = (crowded(CROWD), NOW, CROWD);
         b.iter(|| {
             now = now.after(LEASE_MS);
-            book.expire_next(now);
-            black_box(book.deliver_next(now));
+            leases.expire_next(now);
+            black_box(leases.next_reply(now));
             client += 1;
-            ask(&mut book, KEY, client, now)
+            ask(&mut leases, KEY, client, now)
         });
     });
 }
 
 fn crowd(c: &mut Criterion) {
     c.bench_function("park the 10 000th waiter", |b| {
-        let mut book = crowded(CROWD - 1);
+        let mut leases = crowded(CROWD - 1);
         b.iter_custom(|times| {
             let mut spent = Duration::ZERO;
             for n in 0..times {
                 let begun = Instant::now();
-                let asked = black_box(ask(&mut book, KEY, CROWD + n, NOW));
+                let asked = black_box(ask(&mut leases, KEY, CROWD + n, NOW));
                 spent += begun.elapsed();
-                if let Asked::Parked(id) = asked {
-                    book.leave(id, NOW);
+                if let Asked::Blocked(id) = asked {
+                    leases.leave(id, NOW);
                 }
             }
             spent
         });
     });
     c.bench_function("a waiter in the midst of 10 000 leaves, another comes", |b| {
-        let mut book = crowded(CROWD - 1);
+        let mut leases = crowded(CROWD - 1);
         let mut newest = CROWD - 1;
         b.iter(|| {
-            book.leave(WaiterId(newest - CROWD / 2), NOW);
-            if let Asked::Parked(WaiterId(id)) = ask(&mut book, KEY, CROWD + newest, NOW) {
+            leases.leave(WaiterId(newest - CROWD / 2), NOW);
+            if let Asked::Blocked(WaiterId(id)) = ask(&mut leases, KEY, CROWD + newest, NOW) {
                 newest = id;
             }
         });
     });
     c.bench_function("settle 10 000 waiters", |b| {
-        let settle = |mut book: LeaseBook| {
-            book.settle(0, KEY, served, NOW);
-            book
+        let settle = |mut leases: Leases| {
+            leases.settle(0, KEY, served, NOW);
+            leases
         };
         b.iter_batched(|| crowded(CROWD), settle, BatchSize::PerIteration);
     });
     c.bench_function("deliver 10 000 answers", |b| {
         let settled = || {
-            let mut book = crowded(CROWD);
-            book.settle(0, KEY, served, NOW);
-            book
+            let mut leases = crowded(CROWD);
+            leases.settle(0, KEY, served, NOW);
+            leases
         };
-        let deliver = |mut book: LeaseBook| {
-            while let Some(answer) = book.deliver_next(NOW) {
+        let deliver = |mut leases: Leases| {
+            while let Some(answer) = leases.next_reply(NOW) {
                 black_box(answer);
             }
-            book
+            leases
         };
         b.iter_batched(settled, deliver, BatchSize::PerIteration);
     });
 }
 
 fn holder(c: &mut Criterion) {
-    let mut book = new_book();
-    let Asked::Won(grant) = ask(&mut book, KEY, 1, NOW) else { return };
-    c.bench_function("renew a lease", |b| b.iter(|| book.renew(0, KEY, black_box(grant.token), LEASE_MS, NOW)));
+    let mut leases = new_book();
+    let Asked::Won(grant) = ask(&mut leases, KEY, 1, NOW) else { return };
+    c.bench_function("renew a lease", |b| b.iter(|| leases.renew(0, KEY, black_box(grant.token), LEASE_MS, NOW)));
     c.bench_function("settle 1 000 who wait for 10 keys each", |b| {
         let names: Vec<String> = (0..10).map(|n| format!("user:{n}")).collect();
         let keys: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
         let waiting = || {
-            let mut book = new_book();
-            keys.iter().for_each(|key| drop(ask(&mut book, key, 0, NOW)));
+            let mut leases = new_book();
+            keys.iter().for_each(|key| drop(ask(&mut leases, key, 0, NOW)));
             for client in 1..=1_000 {
-                book.wait_for_all(0, &keys, caller(client), usize::MAX, NOW);
+                leases.wait_for_all(0, &keys, caller(client), usize::MAX, NOW);
             }
-            book
+            leases
         };
-        let settle = |mut book: LeaseBook| {
-            keys.iter().for_each(|key| book.settle(0, key, served, NOW));
-            book
+        let settle = |mut leases: Leases| {
+            keys.iter().for_each(|key| leases.settle(0, key, served, NOW));
+            leases
         };
         b.iter_batched(waiting, settle, BatchSize::PerIteration);
     });

@@ -4,6 +4,6 @@ pub mod codec;
 pub mod entry;
 pub mod freshness;
 pub mod leases;
-pub mod outbox;
+pub mod pending;
 pub mod plain;
 pub mod waiters;

@@ -33,4 +33,4 @@ pub enum Corrupt {
 }
 
 #[cfg(test)]
-pub mod tape;
+pub mod fields;

@@ -18,14 +18,14 @@ pub struct WaiterId(pub u64);
 
 /// A key in a database, whether it exists or not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot {
+pub struct DbKey {
     /// The database.
     pub db: DbId,
     /// The name of the key.
     pub key: Rc<[u8]>,
 }
 
-impl Slot {
+impl DbKey {
     /// Where the key is after two databases changed places.
     #[must_use]
     pub fn swapped(self, one: DbId, other: DbId) -> Self {

@@ -46,7 +46,7 @@ pub const INSTANT_MAX: UnixMillis = UnixMillis(i64::MAX as u64 / 2);
 /// What was taken from a key, and under which rules.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    meter: Meter,
+    limiter: Limiter,
     mark: Mark,
 }
 
@@ -58,12 +58,12 @@ pub struct Mark(pub u64);
 /// Two are equal if they hold the same; by what they are known is no part of that.
 impl PartialEq for Limits {
     fn eq(&self, other: &Self) -> bool {
-        self.meter == other.meter
+        self.limiter == other.limiter
     }
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Meter {
+enum Limiter {
     Sliding(Sliding),
     Fixed(Fixed),
     Gcra(Gcra),
@@ -91,7 +91,7 @@ pub enum Change {
 
 /// What a meter knows of each of its rules, numbered as they were given. The clock has not stepped
 /// back since the meter was dated.
-trait Gauge {
+trait Counter {
     /// How many rules there are.
     fn rules(&self) -> usize;
     /// The rule `at`.
@@ -113,11 +113,11 @@ trait Gauge {
 }
 
 macro_rules! each_meter {
-    ($limits:expr, $meter:ident => $do:expr) => {
+    ($limits:expr, $limiter:ident => $do:expr) => {
         match $limits {
-            Meter::Sliding($meter) => $do,
-            Meter::Fixed($meter) => $do,
-            Meter::Gcra($meter) => $do,
+            Limiter::Sliding($limiter) => $do,
+            Limiter::Fixed($limiter) => $do,
+            Limiter::Gcra($limiter) => $do,
         }
     };
 }
@@ -127,14 +127,14 @@ impl Limits {
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
         Self::of(match plan.algorithm {
-            Algorithm::Sliding => Meter::Sliding(Sliding::new(plan.rules())),
-            Algorithm::Fixed => Meter::Fixed(Fixed::new(plan.rules())),
-            Algorithm::Gcra => Meter::Gcra(Gcra::new(plan.rules())),
+            Algorithm::Sliding => Limiter::Sliding(Sliding::new(plan.rules())),
+            Algorithm::Fixed => Limiter::Fixed(Fixed::new(plan.rules())),
+            Algorithm::Gcra => Limiter::Gcra(Gcra::new(plan.rules())),
         })
     }
 
-    fn of(meter: Meter) -> Self {
-        Self { meter, mark: Mark::default() }
+    fn of(limiter: Limiter) -> Self {
+        Self { limiter, mark: Mark::default() }
     }
 
     /// Weighs `ask` against the rules of `plan` and takes what is allowed. Rules other than those
@@ -164,10 +164,10 @@ impl Limits {
 
     #[inline]
     fn decide_as_is(&mut self, ask: Ask, now: UnixMillis) -> Verdict {
-        each_meter!(&mut self.meter, meter => {
-            let verdict = weigh(meter, ask, now);
+        each_meter!(&mut self.limiter, limiter => {
+            let verdict = weigh(limiter, ask, now);
             if verdict.allowed > 0 {
-                meter.take(verdict.allowed, now);
+                limiter.take(verdict.allowed, now);
             }
             verdict
         })
@@ -175,26 +175,26 @@ impl Limits {
 
     /// What [`Self::decide`] would say. Changes nothing but how far its rules have looked: so a crowd
     /// that asks costs no copy of a long log.
-    pub fn foresee(&mut self, plan: &Plan, ask: Ask, now: UnixMillis) -> Verdict {
+    pub fn peek(&mut self, plan: &Plan, ask: Ask, now: UnixMillis) -> Verdict {
         let now = now.min(INSTANT_MAX);
         let follows = self.follows(plan);
-        match (&mut self.meter, plan.algorithm) {
+        match (&mut self.limiter, plan.algorithm) {
             // A log that lies ahead is weighed as it will be dated: as long ago as it was at its end.
-            (Meter::Sliding(meter), Algorithm::Sliding) => {
-                let now = if meter.is_ahead(now) { UnixMillis(meter.log.last) } else { now };
+            (Limiter::Sliding(limiter), Algorithm::Sliding) => {
+                let now = if limiter.is_ahead(now) { UnixMillis(limiter.log.last) } else { now };
                 match follows {
-                    true => weigh(meter, ask, now),
-                    false => meter.under(plan.rules(), |meter| weigh(meter, ask, now)),
+                    true => weigh(limiter, ask, now),
+                    false => limiter.under(plan.rules(), |limiter| weigh(limiter, ask, now)),
                 }
             }
-            (Meter::Sliding(meter), _) if !meter.is_ahead(now) => {
-                each_meter!(&mut self.adapted(plan, now).meter, meter => weigh(meter, ask, now))
+            (Limiter::Sliding(limiter), _) if !limiter.is_ahead(now) => {
+                each_meter!(&mut self.adapted(plan, now).limiter, limiter => weigh(limiter, ask, now))
             }
             _ => {
                 let mut copy = self.clone();
                 copy.redate(now);
                 copy.adapt(plan, now);
-                each_meter!(&mut copy.meter, meter => weigh(meter, ask, now))
+                each_meter!(&mut copy.limiter, limiter => weigh(limiter, ask, now))
             }
         }
     }
@@ -204,7 +204,7 @@ impl Limits {
         let at = at.min(INSTANT_MAX);
         self.redate(at);
         self.adapt(plan, at);
-        each_meter!(&mut self.meter, meter => meter.take(units, at));
+        each_meter!(&mut self.limiter, limiter => limiter.take(units, at));
     }
 
     /// Gives back up to `units` of those that were taken last and still count at `at`; how many.
@@ -215,7 +215,7 @@ impl Limits {
     /// see [`Self::redate`].
     pub fn refund(&mut self, units: u64, at: UnixMillis) -> u64 {
         let at = at.min(INSTANT_MAX);
-        each_meter!(&mut self.meter, meter => meter.refund(units, at))
+        each_meter!(&mut self.limiter, limiter => limiter.refund(units, at))
     }
 
     /// Gives back up to `units` of those that were taken at `taken` and still count at `at`,
@@ -228,7 +228,7 @@ impl Limits {
         if taken > at || self.is_ahead(at) {
             return 0;
         }
-        each_meter!(&mut self.meter, meter => meter.give_back(units, taken, at))
+        each_meter!(&mut self.limiter, limiter => limiter.give_back(units, taken, at))
     }
 
     /// The mark by which this value is known again; `next` if it has none yet. Copies have none, and
@@ -249,49 +249,49 @@ impl Limits {
     /// The same for another key.
     #[must_use]
     pub fn unmarked(&self) -> Self {
-        Self { meter: self.meter.clone(), mark: Mark::default() }
+        Self { limiter: self.limiter.clone(), mark: Mark::default() }
     }
 
     /// How much of each rule is used at `now`, in the order of the rules.
     pub fn usage(&mut self, now: UnixMillis) -> Vec<Usage> {
         let mut now = now.min(INSTANT_MAX);
-        let mut copy = match &mut self.meter {
-            Meter::Sliding(meter) => {
-                now = if meter.is_ahead(now) { UnixMillis(meter.log.last) } else { now };
-                return usage(meter, now);
+        let mut copy = match &mut self.limiter {
+            Limiter::Sliding(limiter) => {
+                now = if limiter.is_ahead(now) { UnixMillis(limiter.log.last) } else { now };
+                return usage(limiter, now);
             }
             _ => self.clone(),
         };
         copy.redate(now);
-        each_meter!(&mut copy.meter, meter => usage(meter, now))
+        each_meter!(&mut copy.limiter, limiter => usage(limiter, now))
     }
 
     /// When nothing counts any more; `None` if nothing does now.
     #[must_use]
     pub fn counts_until(&self) -> Option<UnixMillis> {
-        each_meter!(&self.meter, meter => meter.counts_until()).map(|at| at.min(INSTANT_MAX))
+        each_meter!(&self.limiter, limiter => limiter.counts_until()).map(|at| at.min(INSTANT_MAX))
     }
 
     /// How requests are counted.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
-        match self.meter {
-            Meter::Sliding(_) => Algorithm::Sliding,
-            Meter::Fixed(_) => Algorithm::Fixed,
-            Meter::Gcra(_) => Algorithm::Gcra,
+        match self.limiter {
+            Limiter::Sliding(_) => Algorithm::Sliding,
+            Limiter::Fixed(_) => Algorithm::Fixed,
+            Limiter::Gcra(_) => Algorithm::Gcra,
         }
     }
 
     /// How much there is to free or to copy, in bytes beside the value itself.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        each_meter!(&self.meter, meter => meter.heap_bytes())
+        each_meter!(&self.limiter, limiter => limiter.heap_bytes())
     }
 
     /// True if anything lies in the future of `now`.
     #[inline]
     fn is_ahead(&self, now: UnixMillis) -> bool {
-        each_meter!(&self.meter, meter => meter.is_ahead(now))
+        each_meter!(&self.limiter, limiter => limiter.is_ahead(now))
     }
 
     /// Dates what lies in the future of `now` to now; true if anything did, and then the state is
@@ -302,17 +302,17 @@ impl Limits {
         let is_ahead = self.is_ahead(now);
         if is_ahead {
             self.mark = Mark::default();
-            each_meter!(&mut self.meter, meter => meter.redate(now));
+            each_meter!(&mut self.limiter, limiter => limiter.redate(now));
         }
         is_ahead
     }
 }
 
-fn usage(meter: &mut impl Gauge, now: UnixMillis) -> Vec<Usage> {
-    let rules = 0..meter.rules();
+fn usage(limiter: &mut impl Counter, now: UnixMillis) -> Vec<Usage> {
+    let rules = 0..limiter.rules();
     let each = |at| {
-        let (rule, used) = (meter.rule(at), meter.used(at, now));
-        Usage { rule, used, remaining: meter.room(at, now), reset_ms: meter.reset_ms(at, 0, now) }
+        let (rule, used) = (limiter.rule(at), limiter.used(at, now));
+        Usage { rule, used, remaining: limiter.room(at, now), reset_ms: limiter.reset_ms(at, 0, now) }
     };
     rules.map(each).collect()
 }
@@ -321,11 +321,11 @@ fn usage(meter: &mut impl Gauge, now: UnixMillis) -> Vec<Usage> {
 /// one that refuses longest; of several that allow, the one with the least left, then the one that
 /// takes longest to be whole again; then the first.
 #[inline]
-fn weigh(meter: &mut impl Gauge, ask: Ask, now: UnixMillis) -> Verdict {
+fn weigh(limiter: &mut impl Counter, ask: Ask, now: UnixMillis) -> Verdict {
     let (mut tightest, mut room) = (0, u64::MAX);
-    for at in 0..meter.rules() {
-        let left = meter.room(at, now);
-        let longer = || meter.reset_ms(at, ask.units, now) > meter.reset_ms(tightest, ask.units, now);
+    for at in 0..limiter.rules() {
+        let left = limiter.room(at, now);
+        let longer = || limiter.reset_ms(at, ask.units, now) > limiter.reset_ms(tightest, ask.units, now);
         if left < room || left == room && at > 0 && longer() {
             (tightest, room) = (at, left);
         }
@@ -336,33 +336,33 @@ fn weigh(meter: &mut impl Gauge, ask: Ask, now: UnixMillis) -> Verdict {
         Amount::Partial => ask.units.min(room),
     };
     if allowed == 0 {
-        return refuse(meter, ask, now);
+        return refuse(limiter, ask, now);
     }
     Verdict {
         allowed,
-        limit: meter.limit(tightest),
+        limit: limiter.limit(tightest),
         remaining: room - allowed,
         retry_after_ms: Some(0),
-        reset_ms: meter.reset_ms(tightest, allowed, now),
+        reset_ms: limiter.reset_ms(tightest, allowed, now),
     }
 }
 
 #[cold]
-fn refuse(meter: &mut impl Gauge, ask: Ask, now: UnixMillis) -> Verdict {
+fn refuse(limiter: &mut impl Counter, ask: Ask, now: UnixMillis) -> Verdict {
     let needed = match ask.amount {
         Amount::Whole => ask.units,
         Amount::Partial => 1,
     };
     let mut longest = Verdict { allowed: 0, limit: 0, remaining: 0, retry_after_ms: Some(0), reset_ms: 0 };
-    for at in 0..meter.rules() {
-        let room = meter.room(at, now);
+    for at in 0..limiter.rules() {
+        let room = limiter.room(at, now);
         if room >= needed {
             continue;
         }
-        let retry_after_ms = meter.retry_ms(at, needed, now);
+        let retry_after_ms = limiter.retry_ms(at, needed, now);
         let (this, so_far) = (retry_after_ms.unwrap_or(u64::MAX), longest.retry_after_ms.unwrap_or(u64::MAX));
         if this > so_far {
-            let (limit, reset_ms) = (meter.limit(at), meter.reset_ms(at, 0, now));
+            let (limit, reset_ms) = (limiter.limit(at), limiter.reset_ms(at, 0, now));
             longest = Verdict { allowed: 0, limit, remaining: room, retry_after_ms, reset_ms };
         }
     }

@@ -2,12 +2,12 @@
 //!
 //! Who *holds* a lock is a value under its key ([`Lock`]): persisted, replicated, visible, with the
 //! key's native TTL as the end of the last holder. A missing key is a free lock, so that whatever
-//! removes the key frees it. Who *waits* stands in a line of the [`LockBook`], in memory and on the
+//! removes the key frees it. Who *waits* stands in a line of the [`Locks`], in memory and on the
 //! primary only.
 //!
 //! A decision is a [`Change`] to the value. The server applies it and sends the same change to
 //! replicas and the AOF, which apply it with the same function and without a look at any clock:
-//! that is why they end up with the same value. [`LockBook::step`] says what is to change next
+//! that is why they end up with the same value. [`Locks::step`] says what is to change next
 //! about a key that somebody waits for; the server calls it until nothing is.
 //!
 //! Rules:
@@ -25,19 +25,19 @@
 //! Rejected: a line in the value. It would outlive the connections that stand in it, and each
 //! arrival would be a write to replicas and to disk.
 
-mod answer;
 mod bonds;
-mod book;
 pub mod codec;
-mod doubt;
 mod fence;
 mod line;
+mod locks;
+mod reply;
+mod touch;
 mod value;
 
-pub use answer::{Answer, Granted};
-pub use book::{Asked, Found, LineView, LockBook, LockTally, Request};
-pub use doubt::Loss;
 pub use fence::{Fences, FENCE_MAX};
+pub use locks::{Asked, Found, LineView, LockStats, Locks, Request};
+pub use reply::{Granted, Reply};
+pub use touch::Loss;
 pub use value::{Change, Holder, Judged, Lock, Owner, Tie};
 
 use super::time::{MonoMillis, UnixMillis};

@@ -22,19 +22,19 @@
 use super::time::UnixMillis;
 use ahash::RandomState;
 use history::History;
+use linear_hash_set::{LinearHashSet, Member};
 use record::{Record, Tag};
-use roster::{Mark, Roster};
 use scoped::Scoped;
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use watch::Watch;
 
-mod book;
 mod history;
+mod indexes;
+mod linear_hash_set;
 mod pace;
 mod record;
-mod roster;
 mod scoped;
 mod single;
 mod slab;
@@ -42,8 +42,8 @@ mod sweep;
 mod view;
 mod watch;
 
-pub use book::{Doomed, TagBook};
 pub use history::{KEPT_MAX, RECENT_MAX};
+pub use indexes::{Doomed, TagIndexes};
 pub use pace::slice_us;
 pub use scoped::EVENTS_MAX;
 pub use view::TagInfo;
@@ -92,12 +92,12 @@ pub struct TagIndex {
     keys: Slab<Record>,
     tags: Slab<Tag>,
     /// The tags that have a name, by it.
-    names: Roster,
+    names: LinearHashSet,
     hasher: RandomState,
     /// Counts invalidations and `mark_stale`.
     sequence: u64,
     /// By tag and invalidation.
-    doomed: BTreeMap<(u32, u64), Roster>,
+    doomed: BTreeMap<(u32, u64), LinearHashSet>,
     /// Marks in `doomed`.
     backlog: usize,
     /// Tags with a name and members.
@@ -116,11 +116,11 @@ impl Default for TagIndex {
 }
 
 impl KeyId {
-    fn new(slot: u32) -> Self {
-        Self(NonZeroU32::MIN.saturating_add(slot))
+    fn new(db_key: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(db_key))
     }
 
-    fn slot(self) -> u32 {
+    fn db_key(self) -> u32 {
         self.0.get() - 1
     }
 }
@@ -133,7 +133,7 @@ impl TagIndex {
         Self {
             keys: Slab::default(),
             tags: Slab::default(),
-            names: Roster::default(),
+            names: LinearHashSet::default(),
             hasher: RandomState::with_seeds(seed, !seed, seed.rotate_left(17), seed.rotate_right(23)),
             sequence: 0,
             doomed: BTreeMap::new(),
@@ -166,29 +166,29 @@ impl TagIndex {
         assert!(numbers.len() <= TAGS_PER_ENTRY_MAX, "an entry of {} tags", numbers.len());
         let mut record = Record::new(key, &numbers, self.sequence, bytes);
         (record.floor, record.since) = (arrival.standing, arrival.since);
-        let slot = self.keys.insert(record);
-        let mark = Mark { hash: self.hash(key), id: slot };
+        let db_key = self.keys.insert(record);
+        let member = Member { hash: self.hash(key), id: db_key };
         for tag in numbers {
-            self.join(tag, mark, bytes);
+            self.join(tag, member, bytes);
         }
         if arrival.standing == Standing::Dead {
-            self.doomed.entry((NOBODY, 0)).or_default().insert(mark);
+            self.doomed.entry((NOBODY, 0)).or_default().insert(member);
             self.backlog += 1;
         }
-        KeyId::new(slot)
+        KeyId::new(db_key)
     }
 
     /// Takes out a key that is no more, whatever removed it; nothing if it is not there.
     /// O(tags), with the logarithm of the invalidations that wait for the sweep if it is dead.
     pub fn remove(&mut self, id: KeyId) {
-        let Some(record) = self.keys.remove(id.slot()) else { return };
-        let mark = Mark { hash: self.hash(record.name()), id: id.slot() };
-        self.unwatch(id.slot(), &record);
+        let Some(record) = self.keys.remove(id.db_key()) else { return };
+        let member = Member { hash: self.hash(record.name()), id: id.db_key() };
+        self.unwatch(id.db_key(), &record);
         if record.floor == Standing::Dead {
-            self.leave_doomed(NOBODY, 0, mark);
+            self.leave_doomed(NOBODY, 0, member);
         }
         for tag in record.tags() {
-            self.leave(tag, record.stored, record.bytes, mark);
+            self.leave(tag, record.stored, record.bytes, member);
         }
     }
 
@@ -196,13 +196,13 @@ impl TagIndex {
     #[inline]
     #[must_use]
     pub fn standing(&self, id: KeyId) -> Standing {
-        self.keys.get(id.slot()).map_or(Standing::Dead, |record| self.standing_of(record))
+        self.keys.get(id.db_key()).map_or(Standing::Dead, |record| self.standing_of(record))
     }
 
     /// Since when its tags have made `id` stale; the earliest time if nobody knows. O(tags).
     #[must_use]
     pub fn stale_since(&self, id: KeyId) -> UnixMillis {
-        self.keys.get(id.slot()).map_or(UnixMillis::default(), |record| self.stale_since_of(record))
+        self.keys.get(id.db_key()).map_or(UnixMillis::default(), |record| self.stale_since_of(record))
     }
 
     fn stale_since_of(&self, record: &Record) -> UnixMillis {
@@ -232,12 +232,12 @@ impl TagIndex {
     /// The name of `id`.
     #[must_use]
     pub fn key(&self, id: KeyId) -> Option<&[u8]> {
-        self.keys.get(id.slot()).map(Record::name)
+        self.keys.get(id.db_key()).map(Record::name)
     }
 
     /// The tags of `id` in the order in which they were given.
     pub fn names(&self, id: KeyId) -> impl Iterator<Item = &[u8]> {
-        let record = self.keys.get(id.slot());
+        let record = self.keys.get(id.db_key());
         let tags = record.into_iter().flat_map(Record::tags).filter_map(|tag| self.tags.get(tag));
         tags.filter(|tag| !tag.is_forgotten).map(|tag| &*tag.name)
     }
@@ -245,7 +245,7 @@ impl TagIndex {
     /// Gives `id` one tag more; its standing stays, whatever happened to the tag before. False if
     /// it has it already or is dead. The caller sees to [`TAGS_PER_ENTRY_MAX`]. O(tags).
     pub fn add(&mut self, id: KeyId, tag: &[u8], now: UnixMillis) -> bool {
-        let is_new = match self.keys.get(id.slot()) {
+        let is_new = match self.keys.get(id.db_key()) {
             Some(record) if self.standing_of(record) != Standing::Dead => {
                 !self.find(tag).is_some_and(|tag| record.tags().any(|other| other == tag))
             }
@@ -253,7 +253,7 @@ impl TagIndex {
         };
         if is_new {
             let tag = self.find_or_create(tag, now);
-            self.retag(id.slot(), None, Some(tag));
+            self.retag(id.db_key(), None, Some(tag));
         }
         is_new
     }
@@ -262,12 +262,12 @@ impl TagIndex {
     /// without tags stays until it is removed, or it would forget that it is stale. O(tags).
     pub fn take(&mut self, id: KeyId, tag: &[u8]) -> bool {
         let Some(tag) = self.find(tag) else { return false };
-        let has_it = match self.keys.get(id.slot()) {
+        let has_it = match self.keys.get(id.db_key()) {
             Some(record) => self.standing_of(record) != Standing::Dead && record.tags().any(|other| other == tag),
             None => false,
         };
         if has_it {
-            self.retag(id.slot(), Some(tag), None);
+            self.retag(id.db_key(), Some(tag), None);
         }
         has_it
     }
@@ -310,7 +310,7 @@ impl TagIndex {
     fn create(&mut self, name: Box<[u8]>, now: UnixMillis) -> u32 {
         let hash = self.hash(&name);
         let id = self.tags.insert(Tag::new(name, now, (self.history.invalidated, self.history.marked)));
-        self.names.insert(Mark { hash, id });
+        self.names.insert(Member { hash, id });
         id
     }
 
@@ -318,42 +318,42 @@ impl TagIndex {
     fn drop_tag(&mut self, id: u32) {
         if let Some(tag) = self.tags.remove(id) {
             if !tag.is_forgotten {
-                self.names.remove(Mark { hash: self.hash(&tag.name), id });
+                self.names.remove(Member { hash: self.hash(&tag.name), id });
             }
         }
     }
 
-    fn join(&mut self, id: u32, mark: Mark, bytes: u32) {
+    fn join(&mut self, id: u32, member: Member, bytes: u32) {
         let Some(tag) = self.tags.get_mut(id) else { return };
-        if tag.roster.is_empty() {
+        if tag.members.is_empty() {
             self.inhabited += 1;
             self.history.recent.remove(&(tag.last_event(), id));
         }
-        tag.roster.insert(mark);
+        tag.members.insert(member);
         tag.bytes += u64::from(bytes);
     }
 
     /// Takes a key that was stored at `stored` out of the one roster of the tag that it is in.
-    fn leave(&mut self, id: u32, stored: u64, bytes: u32, mark: Mark) {
+    fn leave(&mut self, id: u32, stored: u64, bytes: u32, member: Member) {
         let Some(tag) = self.tags.get_mut(id) else { return };
         if tag.invalidated > stored {
-            self.leave_doomed(id, stored + 1, mark);
+            self.leave_doomed(id, stored + 1, member);
         } else {
-            let was_there = tag.roster.remove(mark);
-            assert!(was_there, "a member is not in its tag's roster");
+            let was_there = tag.members.remove(member);
+            assert!(was_there, "a member is not in its tag's members");
             tag.bytes -= u64::from(bytes);
-            self.inhabited -= usize::from(tag.roster.is_empty() && !tag.is_forgotten);
+            self.inhabited -= usize::from(tag.members.is_empty() && !tag.is_forgotten);
         }
         self.settle(id);
     }
 
     /// Takes a mark out of the doomed of the tag's first invalidation at or after `since`.
-    fn leave_doomed(&mut self, tag: u32, since: u64, mark: Mark) {
-        let Some((&at, roster)) = self.doomed.range_mut((tag, since)..=(tag, u64::MAX)).next() else { return };
-        let was_there = roster.remove(mark);
+    fn leave_doomed(&mut self, tag: u32, since: u64, member: Member) {
+        let Some((&at, members)) = self.doomed.range_mut((tag, since)..=(tag, u64::MAX)).next() else { return };
+        let was_there = members.remove(member);
         assert!(was_there, "a dead entry is not among the doomed");
         self.backlog -= 1;
-        if roster.is_empty() {
+        if members.is_empty() {
             self.doomed.remove(&at);
         }
     }
@@ -365,7 +365,7 @@ impl TagIndex {
     /// Decides what becomes of a tag that may have lost its last member.
     fn settle(&mut self, id: u32) {
         let Some(tag) = self.tags.get(id) else { return };
-        if !tag.roster.is_empty() {
+        if !tag.members.is_empty() {
             return;
         }
         let (is_forgotten, has_history, last_event) = (tag.is_forgotten, tag.has_history, tag.last_event());
@@ -385,24 +385,24 @@ impl TagIndex {
 
     /// Takes one tag from a key that is not dead or gives it one, and drops those that were
     /// forgotten. It counts as stored now: all that happened before is in its floor.
-    fn retag(&mut self, slot: u32, gone: Option<u32>, come: Option<u32>) {
-        let Some(record) = self.keys.get(slot) else { return };
+    fn retag(&mut self, db_key: u32, gone: Option<u32>, come: Option<u32>) {
+        let Some(record) = self.keys.get(db_key) else { return };
         let (stored, bytes, floor) = (record.stored, record.bytes, self.standing_of(record));
         let since = self.stale_since_of(record);
-        let mark = Mark { hash: self.hash(record.name()), id: slot };
+        let member = Member { hash: self.hash(record.name()), id: db_key };
         let is_gone = |id: u32| Some(id) == gone || self.tags.get(id).is_none_or(|tag| tag.is_forgotten);
         let (lost, mut kept): (Vec<u32>, Vec<u32>) = record.tags().partition(|&tag| is_gone(tag));
         kept.extend(come);
-        if let Some(record) = self.keys.get_mut(slot) {
+        if let Some(record) = self.keys.get_mut(db_key) {
             record.retag(&kept);
             (record.stored, record.floor, record.since) = (self.sequence, floor, since);
         }
         if let Some(tag) = come {
-            self.join(tag, mark, bytes);
+            self.join(tag, member, bytes);
         }
-        self.rewatch(slot, &lost, come);
+        self.rewatch(db_key, &lost, come);
         for tag in lost {
-            self.leave(tag, stored, bytes, mark);
+            self.leave(tag, stored, bytes, member);
         }
     }
 }

@@ -48,13 +48,13 @@ impl<'c> Args<'c> {
         (min..=max).contains(&n).then_some(n).ok_or(not_integer)
     }
 
-    /// Reads the value of an option into `slot`, unless it was given before.
+    /// Reads the value of an option into `db_key`, unless it was given before.
     ///
     /// # Errors
     /// `ERR name was given more than once`, or `… is missing` at the end.
-    pub fn once(&mut self, slot: &mut Option<Arg<'c>>, name: &'static str) -> Result<(), Error> {
+    pub fn once(&mut self, db_key: &mut Option<Arg<'c>>, name: &'static str) -> Result<(), Error> {
         let value = self.next(name)?;
-        fill(slot, value, name)
+        fill(db_key, value, name)
     }
 
     /// The same for an integer from `min` to `max`.
@@ -63,22 +63,22 @@ impl<'c> Args<'c> {
     /// As [`Self::once`], or `ERR name must be an integer …`.
     pub fn integer_once(
         &mut self,
-        slot: &mut Option<u64>,
+        db_key: &mut Option<u64>,
         name: &'static str,
         min: u64,
         max: u64,
     ) -> Result<(), Error> {
         let value = self.integer(name, min, max)?;
-        fill(slot, value, name)
+        fill(db_key, value, name)
     }
 
     /// The same for a finite number above 0.
     ///
     /// # Errors
     /// As [`Self::once`], or `ERR name must be a number above 0`.
-    pub fn float_once(&mut self, slot: &mut Option<f64>, name: &'static str) -> Result<(), Error> {
+    pub fn float_once(&mut self, db_key: &mut Option<f64>, name: &'static str) -> Result<(), Error> {
         let value = parse_float(self.next(name)?.bytes()).filter(|value| *value > 0.0);
-        fill(slot, value.ok_or(Error::NotPositive(name))?, name)
+        fill(db_key, value.ok_or(Error::NotPositive(name))?, name)
     }
 
     /// The next option in upper case; `None` at the end. An option longer than any we have comes
@@ -96,11 +96,11 @@ impl<'c> Args<'c> {
     }
 }
 
-fn fill<T>(slot: &mut Option<T>, value: T, name: &'static str) -> Result<(), Error> {
-    if slot.is_some() {
+fn fill<T>(db_key: &mut Option<T>, value: T, name: &'static str) -> Result<(), Error> {
+    if db_key.is_some() {
         return Err(Error::Repeated(name));
     }
-    *slot = Some(value);
+    *db_key = Some(value);
     Ok(())
 }
 

@@ -7,7 +7,7 @@
 
 use super::ffi::context::{mono_now, Ctx};
 use super::state::STATE;
-use crate::engine::cache::outbox::Answer;
+use crate::engine::cache::pending::Reply;
 use crate::engine::cluster::SlotRanges;
 use crate::engine::id::DbId;
 use crate::engine::lock;
@@ -25,13 +25,13 @@ const DB: DbId = 0;
 #[must_use]
 pub fn next_probe(now: MonoMillis) -> Option<MonoMillis> {
     STATE.with(|state| {
-        let needed = state.in_cluster && state.book.waiters().len() + state.locks.waiters() > 0;
+        let needed = state.in_cluster && state.leases.waiters().len() + state.locks.waiters() > 0;
         state.probe_at = needed.then(|| state.probe_at.unwrap_or_else(|| now.after(PROBE_MS)));
         state.probe_at
     })
 }
 
-/// Answers those who wait for a key of a foreign slot, if it is time to look; as many keys each time
+/// PendingReplies those who wait for a key of a foreign slot, if it is time to look; as many keys each time
 /// as the budget allows, until all have been looked at.
 pub fn refuse_foreign(ctx: Ctx<'_>, budget: &Budget) {
     let now = mono_now();
@@ -40,16 +40,16 @@ pub fn refuse_foreign(ctx: Ctx<'_>, budget: &Budget) {
     }
     STATE.with(|state| {
         if state.probing.is_empty() {
-            state.probing = state.book.waited_for();
+            state.probing = state.leases.waited_for();
             state.probing.extend(state.locks.waited_for());
         }
     });
     while budget.allows_more() {
-        let Some(slot) = STATE.with(|state| state.probing.pop()) else { break };
-        if ctx.is_foreign(&slot.key) {
+        let Some(db_key) = STATE.with(|state| state.probing.pop()) else { break };
+        if ctx.is_foreign(&db_key.key) {
             STATE.with(|state| {
-                state.book.refuse(&slot, &Answer::Moved);
-                state.locks.refuse(&slot, &lock::Answer::Moved);
+                state.leases.refuse(&db_key, &Reply::Moved);
+                state.locks.refuse(&db_key, &lock::Reply::Moved);
             });
         }
     }
@@ -61,11 +61,11 @@ pub fn refuse_foreign(ctx: Ctx<'_>, budget: &Budget) {
 /// of the key meanwhile. O(leases).
 pub fn slots_left(ctx: Ctx<'_>, left: &SlotRanges) {
     STATE.with(|state| {
-        for slot in state.book.leased(|key| left.have(key)) {
-            state.book.refuse(&slot, &Answer::Moved);
+        for db_key in state.leases.leased(|key| left.have(key)) {
+            state.leases.refuse(&db_key, &Reply::Moved);
         }
-        for slot in state.locks.waited_for().into_iter().filter(|slot| left.have(&slot.key)) {
-            state.locks.refuse(&slot, &lock::Answer::Moved);
+        for db_key in state.locks.waited_for().into_iter().filter(|db_key| left.have(&db_key.key)) {
+            state.locks.refuse(&db_key, &lock::Reply::Moved);
         }
     });
     event_loop::schedule(ctx);
@@ -73,16 +73,16 @@ pub fn slots_left(ctx: Ctx<'_>, left: &SlotRanges) {
 
 /// The keys of these slots are gone all at once, which no value was told.
 pub fn slots_dropped(left: &SlotRanges) {
-    TAGGING.with(|tagging| tagging.book.drop_some(DB, |key| left.have(key)));
+    TAGGING.with(|tagging| tagging.indexes.drop_some(DB, |key| left.have(key)));
 }
 
-/// Answers those who wait for a key of a foreign slot whose lease ends next and is over, so that none
+/// PendingReplies those who wait for a key of a foreign slot whose lease ends next and is over, so that none
 /// of them is handed a lease that it cannot use. False if there are none.
 pub fn refuse_foreign_due(ctx: Ctx<'_>, now: MonoMillis) -> bool {
-    let next = STATE.with(|state| state.in_cluster.then(|| state.book.next_handover(now)).flatten());
-    let foreign = next.filter(|slot| ctx.is_foreign(&slot.key));
-    if let Some(slot) = &foreign {
-        STATE.with(|state| state.book.refuse(slot, &Answer::Moved));
+    let next = STATE.with(|state| state.in_cluster.then(|| state.leases.next_handover(now)).flatten());
+    let foreign = next.filter(|db_key| ctx.is_foreign(&db_key.key));
+    if let Some(db_key) = &foreign {
+        STATE.with(|state| state.leases.refuse(db_key, &Reply::Moved));
     }
     foreign.is_some()
 }

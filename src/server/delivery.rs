@@ -9,10 +9,10 @@
 //! of 10 000 keys, held everybody else up for a second.
 //!
 //! The families take turns: nobody waits for a crowd of another family. Within one, the grants of leases
-//! and the replies that carry no right go by turns as well ([`crate::engine::cache::outbox`]), for a lease runs
+//! and the replies that carry no right go by turns as well ([`crate::engine::cache::pending`]), for a lease runs
 //! from the moment it was granted.
 
-use super::ffi::block::{self, Awaited, Parked};
+use super::ffi::block::{self, Blocked, Waits};
 use super::ffi::context::{bytes_replied, micros, mono_now};
 use super::state::STATE;
 use crate::engine::time::MonoMillis;
@@ -57,7 +57,7 @@ pub fn begin() {
 /// True if replies wait to be handed over.
 #[must_use]
 pub fn has_more() -> bool {
-    STATE.with(|state| state.book.has_answers() || state.locks.has_answers() || state.pacing.lines.has_answers())
+    STATE.with(|state| state.leases.has_replies() || state.locks.has_replies() || state.limit_waits.lines.has_replies())
 }
 
 /// The server has made one reply: when it has made all that it was given, it is given the next.
@@ -117,12 +117,12 @@ pub struct HandedOver {
 
 /// Hands the reply to a connection over, if there is one; the connection may be gone already.
 #[must_use]
-pub fn hand_out<A: Awaited>(next: Option<(Option<Parked>, A)>) -> Option<HandedOver> {
-    let (parked, answer) = next?;
-    let bytes_max = answer.bytes_max();
-    let is_awaited = parked.is_some();
-    if let Some(parked) = parked {
-        parked.answer(answer, made);
+pub fn unblock_next<A: Waits>(next: Option<(Option<Blocked>, A)>) -> Option<HandedOver> {
+    let (blocked, reply) = next?;
+    let bytes_max = reply.bytes_max();
+    let is_awaited = blocked.is_some();
+    if let Some(blocked) = blocked {
+        blocked.reply(reply, made);
     }
     Some(HandedOver { is_awaited, bytes_max })
 }

@@ -8,7 +8,7 @@
 //! takes at least one step, and answers go out in slices ([`delivery`]). Other clients are served
 //! between two turns. On Redis 7.0 a connection that is unblocked by an operator between our hand-over
 //! and the server's write never gets any reply; so there the slice is handed over in the event that
-//! comes right before that write (see `docs/decisions/0001-parking.md`).
+//! comes right before that write (see `docs/decisions/0001-blocked_clients.md`).
 //!
 //! The server keeps timers of modules by the wall clock, so one that was set before the clock was put
 //! back fires late by as much. Its own cron runs by the monotonic clock, some ten times a second: it
@@ -24,11 +24,11 @@ use super::ffi::key::Key;
 use super::ffi::timer::Timer;
 use super::recheck;
 use super::state::STATE;
-use crate::engine::cache::leases::{Doubt, Found};
+use crate::engine::cache::leases::{Found, Touch};
 use crate::engine::cache::plain::{Effect, Watch};
-use crate::engine::id::{ClientId, DbId, Slot};
+use crate::engine::id::{ClientId, DbId, DbKey};
 use crate::engine::time::MonoMillis;
-use crate::server::cache::lookup::{look_into, Sight};
+use crate::server::cache::lookup::{lookup_open, Lookup};
 use crate::server::limit::wait as limit_wait;
 use crate::server::lock::wait as lock_wait;
 use crate::server::tag::{index, sweep};
@@ -39,7 +39,7 @@ const WORK_US: u64 = 250;
 /// Leases that a doubt about all keys reaches before the turn looks at the clock again.
 const SPREAD_AT_ONCE: usize = 32;
 /// How often locks and limits look whether the server still holds writes back, in milliseconds.
-pub const HELD_BACK_MS: u64 = 20;
+pub const PAUSED_MS: u64 = 20;
 /// Where the server does not say who sends a command, the filter stays this long after the last
 /// lease, so that few transactions are open that it has not seen begin. Milliseconds.
 pub const WATCH_LINGER_MS: u64 = 60_000;
@@ -73,17 +73,17 @@ impl Budget {
 pub fn turn(ctx: Ctx<'_>) {
     STATE.with(|state| state.timer = None);
     settle_exec();
-    let paused = filter::holds_writes_back();
-    STATE.with(|state| state.doubt_held_back(paused, mono_now()));
+    let paused = filter::writes_are_paused();
+    STATE.with(|state| state.mark_deferred_touched(paused, mono_now()));
     let now = mono_now();
-    STATE.with(|state| state.watch.iter_mut().for_each(|(_, watch)| watch.recheck.run(&mut state.book, now)));
+    STATE.with(|state| state.watch.iter_mut().for_each(|(_, watch)| watch.recheck.run(&mut state.leases, now)));
     let mut ran_out = false;
     let mut within_budget = |work: &dyn Fn(&Budget)| {
         let budget = Budget::of_us(WORK_US);
         work(&budget);
         ran_out |= budget.ran_out.get();
     };
-    within_budget(&|budget| resolve_doubts(ctx, budget));
+    within_budget(&|budget| recheck_touched(ctx, budget));
     within_budget(&|budget| cluster::refuse_foreign(ctx, budget));
     within_budget(&|budget| end_leases(ctx, now, budget));
     index::forget_if_unasked();
@@ -114,7 +114,7 @@ pub fn watch_over_timer(ctx: Ctx<'_>) {
 /// Ends leases and waits that are over.
 fn end_leases(ctx: Ctx<'_>, now: MonoMillis, budget: &Budget) {
     while budget.allows_more() {
-        if !cluster::refuse_foreign_due(ctx, now) && !STATE.with(|state| state.book.expire_next(now)) {
+        if !cluster::refuse_foreign_due(ctx, now) && !STATE.with(|state| state.leases.expire_next(now)) {
             break;
         }
     }
@@ -134,35 +134,35 @@ pub fn before_sleep(ctx: Ctx<'_>) {
 }
 
 /// Resolves what plain commands may have done to any key with a lease, as far as the budget goes.
-pub fn resolve_doubts(ctx: Ctx<'_>, budget: &Budget) {
+pub fn recheck_touched(ctx: Ctx<'_>, budget: &Budget) {
     while budget.allows_more() {
-        match STATE.with(|state| state.book.first_doubted()) {
-            Some(slot) => resolve(ctx, &slot),
-            None if STATE.with(|state| state.book.spread_doubts(SPREAD_AT_ONCE)) => {}
+        match STATE.with(|state| state.leases.first_touched()) {
+            Some(db_key) => recheck(ctx, &db_key),
+            None if STATE.with(|state| state.leases.spread_touches(SPREAD_AT_ONCE)) => {}
             None => break,
         }
     }
 }
 
 /// Resolves what plain commands may have done to `key`, before it is decided upon.
-pub fn resolve_doubt(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
+pub fn recheck_key(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
     note_direct(ctx);
-    if let Some(slot) = STATE.with(|state| state.book.doubted(db, key)) {
-        resolve(ctx, &slot);
+    if let Some(db_key) = STATE.with(|state| state.leases.touched(db, key)) {
+        recheck(ctx, &db_key);
     }
 }
 
 /// The same before a write that a lease allows. What came to be under the key unseen ends that lease,
 /// and so does a command that was held back until a moment ago: it may have run since.
-pub fn resolve_unseen(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
-    let held_back = STATE.with(|state| state.watch.as_ref().and_then(|(_, watch)| watch.held_back_doubt(key)));
-    let ran = held_back.filter(|_| !filter::holds_writes_back());
-    let doubted = STATE.with(|state| {
-        let doubt = ran.or(state.book.was_missing(db, key).then_some(Doubt::Elsewhere));
-        doubt.inspect(|doubt| state.book.note(&Slot { db, key: key.into() }, *doubt)).is_some()
+pub fn recheck_unseen(ctx: Ctx<'_>, db: DbId, key: &[u8]) {
+    let deferred = STATE.with(|state| state.watch.as_ref().and_then(|(_, watch)| watch.deferred_touch(key)));
+    let ran = deferred.filter(|_| !filter::writes_are_paused());
+    let touched = STATE.with(|state| {
+        let touch = ran.or(state.leases.was_missing(db, key).then_some(Touch::Elsewhere));
+        touch.inspect(|touch| state.leases.note(&DbKey { db, key: key.into() }, *touch)).is_some()
     });
-    resolve_doubt(ctx, db, key);
-    if doubted && !STATE.with(|state| state.book.was_missing(db, key)) {
+    recheck_key(ctx, db, key);
+    if touched && !STATE.with(|state| state.leases.was_missing(db, key)) {
         schedule(ctx);
     }
 }
@@ -181,50 +181,51 @@ pub fn note_direct(ctx: Ctx<'_>) {
 fn settle_exec() {
     STATE.with(|state| {
         if let Some((_, watch)) = &mut state.watch {
-            watch.settle(&mut state.book);
+            watch.settle(&mut state.leases);
         }
     });
 }
 
-fn resolve(ctx: Ctx<'_>, slot: &Slot) {
-    let found =
-        ctx.look_at(slot.db, &slot.key, |key, name| match key.map_or(Ok(None), |key| watch_into(ctx, key, name)) {
+fn recheck(ctx: Ctx<'_>, db_key: &DbKey) {
+    let found = ctx.lookup_at(db_key.db, &db_key.key, |key, name| {
+        match key.map_or(Ok(None), |key| watch_into(ctx, key, name)) {
             Ok(None) => Found::Nothing,
-            Ok(Some(sight)) => sight.served().map_or(Found::Stale, Found::Fresh),
+            Ok(Some(looked_up)) => looked_up.served().map_or(Found::Stale, Found::Fresh),
             Err(_) => Found::WrongType,
-        });
+        }
+    });
     let now = mono_now();
-    STATE.with(|state| state.book.resolve(slot, found, now));
+    STATE.with(|state| state.leases.recheck(db_key, found, now));
 }
 
 /// What is under an open key, which has a lease.
-fn watch_into(ctx: Ctx<'_>, key: Key<'_>, name: Arg<'_>) -> Result<Option<Sight>, Error> {
+fn watch_into(ctx: Ctx<'_>, key: Key<'_>, name: Arg<'_>) -> Result<Option<Lookup>, Error> {
     index::watch_entry(&key);
-    look_into(ctx, key, name)
+    lookup_open(ctx, key, name)
 }
 
 /// A command is about to run that may concern a key with a lease: it has `effect`, on `keys`.
 pub fn saw<'a>(
     effect: Effect,
     client: Option<ClientId>,
-    keys: impl Iterator<Item = (&'a [u8], Doubt)> + Clone,
+    keys: impl Iterator<Item = (&'a [u8], Touch)> + Clone,
     now: MonoMillis,
 ) {
     let queues = |client| STATE.with(|state| state.watch.as_ref().is_some_and(|(_, watch)| watch.queues(client)));
     let refused = client.filter(|client| queues(*client) && !filter::is_in_transaction(*client));
-    let paused = filter::holds_writes_back();
-    let doubted = STATE.with(|state| match &mut state.watch {
+    let paused = filter::writes_are_paused();
+    let touched = STATE.with(|state| match &mut state.watch {
         Some((_, watch)) => {
             refused.into_iter().for_each(|client| watch.forget(client));
-            let doubted = watch.see(&mut state.book, effect, client, keys.clone(), now);
+            let touched = watch.see(&mut state.leases, effect, client, keys.clone(), now);
             if paused {
-                watch.hold_back(effect, keys);
+                watch.defer(effect, keys);
             }
-            doubted || paused
+            touched || paused
         }
         None => false,
     });
-    if doubted {
+    if touched {
         schedule(events::background());
     }
 }
@@ -232,8 +233,8 @@ pub fn saw<'a>(
 /// Every key of database `only` (`None`: of all) was removed or replaced.
 pub fn replaced(ctx: Ctx<'_>, only: Option<DbId>) {
     STATE.with(|state| {
-        state.book.doubt_all(only, Doubt::Invalidated);
-        state.pacing.lines.hurry_all(only);
+        state.leases.mark_all_touched(only, Touch::Invalidated);
+        state.limit_waits.lines.wake_all(only);
     });
     schedule(ctx);
 }
@@ -247,19 +248,19 @@ pub fn schedule(ctx: Ctx<'_>) {
     let locks = lock_wait::next_turn(now);
     let looks = recheck::next_turn(now);
     let (due, starts) = STATE.with(|state| {
-        let book = &state.book;
-        if book.leases() > 0 {
+        let leases = &state.leases;
+        if leases.leases() > 0 {
             state.watch_until = now.after(if filter::names_clients() { 0 } else { WATCH_LINGER_MS });
         }
-        let at_once = book.has_answers() || book.has_doubts() || state.pacing.has_work();
-        let due = if at_once { Some(MonoMillis(0)) } else { book.next_due() };
-        let lingers = state.watch.is_some() && book.leases() == 0;
-        let held_back = state.next_look_at_held_back(now);
-        let paced = state.pacing.next_due();
+        let at_once = leases.has_replies() || leases.has_touched() || state.limit_waits.has_work();
+        let due = if at_once { Some(MonoMillis(0)) } else { leases.next_due() };
+        let lingers = state.watch.is_some() && leases.leases() == 0;
+        let deferred = state.next_deferred_check(now);
+        let paced = state.limit_waits.next_due();
         let recheck = state.watch.as_ref().and_then(|(_, watch)| watch.recheck.due());
         let lingers = lingers.then_some(state.watch_until);
-        let dues = [due, probe, sweeps, locks, looks, held_back, paced, recheck, lingers];
-        (soonest(&dues), book.leases() > 0 && state.watch.is_none())
+        let dues = [due, probe, sweeps, locks, looks, deferred, paced, recheck, lingers];
+        (soonest(&dues), leases.leases() > 0 && state.watch.is_none())
     });
     if starts {
         let filter = ctx.watch_commands();
@@ -281,8 +282,8 @@ fn soonest(dues: &[Option<MonoMillis>]) -> Option<MonoMillis> {
 
 fn stop_watching(ctx: Ctx<'_>, now: MonoMillis) {
     let stops = STATE.with(|state| {
-        let held_back = state.watch.as_ref().is_some_and(|(_, watch)| watch.holds_back());
-        let wanted = state.book.leases() > 0 || held_back || now < state.watch_until;
+        let deferred = state.watch.as_ref().is_some_and(|(_, watch)| watch.has_deferred());
+        let wanted = state.leases.leases() > 0 || deferred || now < state.watch_until;
         if wanted {
             None
         } else {

@@ -40,47 +40,47 @@ pub static LIMITS_REFUSED: Counter = Counter::new();
 #[must_use]
 pub fn fields() -> Vec<(&'static std::ffi::CStr, u64)> {
     let mut fields = STATE.with(|state| {
-        let (book, tally) = (&state.book, state.book.tally);
+        let (leases, stats) = (&state.leases, state.leases.stats);
         vec![
             (c"hits", HITS.0.load(Relaxed)),
             (c"stale_hits", STALE_HITS.0.load(Relaxed)),
             (c"misses", MISSES.0.load(Relaxed)),
             (c"sets", SETS.0.load(Relaxed)),
             (c"sets_refused", SETS_REFUSED.0.load(Relaxed)),
-            (c"leases", book.leases() as u64),
-            (c"leases_granted", tally.leases_granted),
-            (c"leases_expired", tally.leases_expired),
-            (c"leases_released", tally.leases_released),
-            (c"leases_voided", tally.leases_voided),
-            (c"leases_disconnected", tally.leases_disconnected),
-            (c"leases_failed", tally.leases_failed),
-            (c"early_refreshes", tally.early_refreshes),
-            (c"handovers", tally.handovers),
-            (c"waiters", book.waiters().len() as u64),
-            (c"waiters_peak", book.waiters().peak() as u64),
-            (c"waits", tally.waits),
-            (c"wait_ms_total", tally.wait_ms_total),
-            (c"waits_timed_out", tally.waits_timed_out),
-            (c"loads_avoided", tally.loads_avoided),
-            (c"load_ms_avoided", tally.load_ms_avoided),
+            (c"leases", leases.leases() as u64),
+            (c"leases_granted", stats.leases_granted),
+            (c"leases_expired", stats.leases_expired),
+            (c"leases_released", stats.leases_released),
+            (c"leases_voided", stats.leases_voided),
+            (c"leases_disconnected", stats.leases_disconnected),
+            (c"leases_failed", stats.leases_failed),
+            (c"early_refreshes", stats.early_refreshes),
+            (c"handovers", stats.handovers),
+            (c"waiters", leases.waiters().len() as u64),
+            (c"waiters_peak", leases.waiters().peak() as u64),
+            (c"waits", stats.waits),
+            (c"wait_ms_total", stats.wait_ms_total),
+            (c"waits_timed_out", stats.waits_timed_out),
+            (c"loads_avoided", stats.loads_avoided),
+            (c"load_ms_avoided", stats.load_ms_avoided),
             (c"limits_allowed", LIMITS_ALLOWED.0.load(Relaxed)),
             (c"limits_refused", LIMITS_REFUSED.0.load(Relaxed)),
-            (c"limits_waiting", state.pacing.lines.len() as u64),
-            (c"locks_granted", state.locks.tally.granted),
-            (c"locks_refused", state.locks.tally.refused),
-            (c"locks_waited", state.locks.tally.waited),
+            (c"limits_waiting", state.limit_waits.lines.len() as u64),
+            (c"locks_granted", state.locks.stats.granted),
+            (c"locks_refused", state.locks.stats.refused),
+            (c"locks_waited", state.locks.stats.waited),
             (c"lock_waiters", state.locks.waiters() as u64),
             (c"panics", PANICS.load(Relaxed)),
         ]
     });
     TAGGING.with(|tagging| {
-        let indexes = || tagging.book.indexes().map(|(_, index)| index);
+        let indexes = || tagging.indexes.indexes().map(|(_, index)| index);
         fields.extend([
             (c"tags", indexes().map(|index| index.tags() as u64).sum()),
             (c"tagged_keys", indexes().map(|index| index.len() as u64).sum()),
             (c"invalidations", tagging.invalidations),
             (c"invalidated_keys", tagging.invalidated_keys),
-            (c"sweep_backlog", tagging.book.backlog() as u64),
+            (c"sweep_backlog", tagging.indexes.backlog() as u64),
         ]);
     });
     fields

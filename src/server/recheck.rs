@@ -17,7 +17,7 @@
 
 use super::ffi::context::{mono_now, unix_now, Ctx};
 use super::state::STATE;
-use crate::engine::id::Slot;
+use crate::engine::id::DbKey;
 use crate::engine::time::MonoMillis;
 use crate::server::event_loop::Budget;
 use std::collections::BTreeSet;
@@ -35,18 +35,18 @@ pub struct Recheck {
     /// When the next slice is due; `None` while nobody waits.
     next: Option<MonoMillis>,
     /// The keys of this round that have not been looked at yet.
-    rest: Vec<Slot>,
+    rest: Vec<DbKey>,
     /// How long this round lasts at least, in milliseconds.
     round_ms: u64,
     /// Keys whose TTL ends before the next round comes to them, and when.
-    ending: BTreeSet<(MonoMillis, Slot)>,
+    ending: BTreeSet<(MonoMillis, DbKey)>,
 }
 
 /// When [`turn`] next has something to do; `None` while nobody waits.
 #[must_use]
 pub fn next_turn(now: MonoMillis) -> Option<MonoMillis> {
     STATE.with(|state| {
-        if state.locks.waiters() == 0 && state.pacing.lines.is_empty() {
+        if state.locks.waiters() == 0 && state.limit_waits.lines.is_empty() {
             state.recheck = Recheck::default();
             return None;
         }
@@ -59,45 +59,45 @@ pub fn next_turn(now: MonoMillis) -> Option<MonoMillis> {
 /// Looks at the keys whose time has come. What follows from it is the families' to do, later in the
 /// same turn of the event loop.
 pub fn turn(ctx: Ctx<'_>, now: MonoMillis, budget: &Budget) {
-    let (mut slots, round_ms) = STATE.with(|state| {
+    let (mut db_keys, round_ms) = STATE.with(|state| {
         let recheck = &mut state.recheck;
-        let mut slots = Vec::new();
-        while slots.len() < KEYS_PER_SLICE && recheck.ending.first().is_some_and(|(at, _)| *at <= now) {
-            slots.extend(recheck.ending.pop_first().map(|(_, slot)| slot));
+        let mut db_keys = Vec::new();
+        while db_keys.len() < KEYS_PER_SLICE && recheck.ending.first().is_some_and(|(at, _)| *at <= now) {
+            db_keys.extend(recheck.ending.pop_first().map(|(_, db_key)| db_key));
         }
         if recheck.next.is_some_and(|next| next <= now) {
             if recheck.rest.is_empty() {
                 recheck.rest = state.locks.waited_for();
-                recheck.rest.extend(state.pacing.lines.slots());
+                recheck.rest.extend(state.limit_waits.lines.db_keys());
                 let slices = recheck.rest.len().div_ceil(KEYS_PER_SLICE) as u64;
                 recheck.round_ms = ROUND_MS.max(slices * SLICE_MS);
             }
             let left = recheck.rest.len().saturating_sub(KEYS_PER_SLICE);
-            slots.extend(recheck.rest.drain(left..));
+            db_keys.extend(recheck.rest.drain(left..));
             recheck.next = Some(now.after(if left > 0 { SLICE_MS } else { ROUND_MS }));
         }
-        (slots, recheck.round_ms)
+        (db_keys, recheck.round_ms)
     });
     while budget.allows_more() {
-        let Some(slot) = slots.pop() else { return };
-        look_again(ctx, slot, round_ms);
+        let Some(db_key) = db_keys.pop() else { return };
+        look_again(ctx, db_key, round_ms);
     }
     STATE.with(|state| {
-        state.recheck.rest.append(&mut slots);
+        state.recheck.rest.append(&mut db_keys);
         state.recheck.next = Some(now.after(SLICE_MS));
     });
 }
 
-fn look_again(ctx: Ctx<'_>, slot: Slot, round_ms: u64) {
-    let expires = ctx.within(slot.db, &slot.key, |name| ctx.open_quietly(name).and_then(|key| key.expires()));
+fn look_again(ctx: Ctx<'_>, db_key: DbKey, round_ms: u64) {
+    let expires = ctx.within(db_key.db, &db_key.key, |name| ctx.open_quietly(name).and_then(|key| key.expires()));
     let (unix, mono) = (unix_now(), mono_now());
     // One whose TTL has passed and that is still there stays while writes are held back.
     let left_ms = expires.filter(|at| *at >= unix).map(|at| at.since(unix));
     STATE.with(|state| {
-        state.locks.doubt(slot.db, &slot.key);
+        state.locks.mark_touched(db_key.db, &db_key.key);
         if let Some(left_ms) = left_ms.filter(|left_ms| *left_ms < round_ms) {
             // The server keeps a key through the millisecond in which its TTL ends.
-            state.recheck.ending.insert((mono.after(left_ms + 1), slot));
+            state.recheck.ending.insert((mono.after(left_ms + 1), db_key));
         }
     });
 }

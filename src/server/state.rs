@@ -10,27 +10,27 @@ use super::ffi::filter::Filter;
 use super::ffi::main_thread::MainThread;
 use super::ffi::timer::Timer;
 use super::recheck::Recheck;
-use crate::engine::cache::leases::{LeaseBook, Token};
+use crate::engine::cache::leases::{Leases, Token};
 use crate::engine::cache::plain::Watch;
-use crate::engine::id::Slot;
-use crate::engine::lock::LockBook;
+use crate::engine::id::DbKey;
+use crate::engine::lock::Locks;
 use crate::engine::time::MonoMillis;
-use crate::server::cache::wait::Parking;
-use crate::server::limit::wait::Pacing;
+use crate::server::cache::wait::BlockedClients;
+use crate::server::limit::wait::LimitWaits;
 use std::ffi::CStr;
 
 /// The module's state.
 pub struct State {
     /// Leases and who waits for them.
-    pub book: LeaseBook,
+    pub leases: Leases,
     /// Who waits for locks, and the numbers they are given.
-    pub locks: LockBook,
+    pub locks: Locks,
     /// Which connection each of those is.
-    pub lock_parking: Parking,
+    pub lock_clients: BlockedClients,
     /// Which connection each waiter is.
-    pub parking: Parking,
+    pub blocked_clients: BlockedClients,
     /// Who waits for units of a limit.
-    pub pacing: Pacing,
+    pub limit_waits: LimitWaits,
     /// Which keys that somebody waits for are to be looked at.
     pub recheck: Recheck,
     /// The timer that is set, and when it fires.
@@ -50,7 +50,7 @@ pub struct State {
     /// When keys with waiters are next looked at, on a node of a cluster.
     pub probe_at: Option<MonoMillis>,
     /// Those of them that have not been looked at yet.
-    pub probing: Vec<Slot>,
+    pub probing: Vec<DbKey>,
     /// Whether the module is called before the server sleeps.
     pub before_sleep: BeforeSleep,
     /// The replies of this turn.
@@ -65,11 +65,11 @@ impl Default for State {
     fn default() -> Self {
         Self {
             // The generator of the thread is a cryptographic one, seeded by the system.
-            book: LeaseBook::new(|| Token(rand::random())),
-            locks: LockBook::default(),
-            lock_parking: Parking::default(),
-            parking: Parking::default(),
-            pacing: Pacing::default(),
+            leases: Leases::new(|| Token(rand::random())),
+            locks: Locks::default(),
+            lock_clients: BlockedClients::default(),
+            blocked_clients: BlockedClients::default(),
+            limit_waits: LimitWaits::default(),
             recheck: Recheck::default(),
             timer: None,
             watch: None,
@@ -95,7 +95,7 @@ impl State {
     /// Callers that wait now, for whatever.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.book.waiters().len() + self.locks.waiters() + self.pacing.lines.len()
+        self.leases.waiters().len() + self.locks.waiters() + self.limit_waits.lines.len()
     }
 
     /// How many may wait in the one queue that has `own` waiters now, if the others stay as they are.
@@ -104,23 +104,23 @@ impl State {
         (config::max_waiters() + own).saturating_sub(self.waiting())
     }
 
-    /// Doubts what commands may have done that the server held back and runs unseen; to be called
+    /// Touches what commands may have done that the server held back and runs unseen; to be called
     /// in every turn while there are any.
-    pub fn doubt_held_back(&mut self, paused: bool, now: MonoMillis) {
+    pub fn mark_deferred_touched(&mut self, paused: bool, now: MonoMillis) {
         if paused {
             self.paused_at = now;
         }
         if let Some((_, watch)) = &mut self.watch {
-            if watch.holds_back() {
-                watch.doubt_held_back(&mut self.book, now.since(self.paused_at) >= RESUME_MS);
+            if watch.has_deferred() {
+                watch.mark_deferred_touched(&mut self.leases, now.since(self.paused_at) >= RESUME_MS);
             }
         }
     }
 
     /// When held back commands are to be doubted again.
     #[must_use]
-    pub fn next_look_at_held_back(&self, now: MonoMillis) -> Option<MonoMillis> {
-        let holds = self.watch.as_ref().is_some_and(|(_, watch)| watch.holds_back());
+    pub fn next_deferred_check(&self, now: MonoMillis) -> Option<MonoMillis> {
+        let holds = self.watch.as_ref().is_some_and(|(_, watch)| watch.has_deferred());
         holds.then(|| now.after(RESUME_MS / 5))
     }
 }

@@ -73,7 +73,7 @@ mod reach;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::codec::tape::{field, Tape};
+    use crate::engine::codec::fields::{field, Fields};
     use proptest::prelude::*;
 
     fn carried() -> impl Strategy<Value = Carried> {
@@ -100,37 +100,37 @@ mod tests {
             carried in carried(),
         ) {
             let mut entry = Entry::new(&value, Meta { stale_ms, version, cost_ms });
-            let mut tape = Tape::default();
-            encode(&entry, &carried, &mut tape);
+            let mut payload = Fields::default();
+            encode(&entry, &carried, &mut payload);
             if carried != Carried::default() {
                 entry.set_tags(Some(Tags::Carried(carried)));
             }
-            prop_assert_eq!(decode(ENCODING_VERSION, &mut tape), Ok(entry));
-            prop_assert!(tape.0.is_empty());
+            prop_assert_eq!(decode(ENCODING_VERSION, &mut payload), Ok(entry));
+            prop_assert!(payload.0.is_empty());
         }
 
         #[test]
         fn any_input_is_an_entry_or_an_error(fields in proptest::collection::vec(field(), 0..8), version: i32) {
-            let _ = decode(version, &mut Tape(fields.clone().into()));
-            let _ = decode(ENCODING_VERSION, &mut Tape(fields.into()));
+            let _ = decode(version, &mut Fields(fields.clone().into()));
+            let _ = decode(ENCODING_VERSION, &mut Fields(fields.into()));
         }
 
         #[test]
         fn every_cut_is_refused(value: Vec<u8>, carried in carried(), keep in 0usize..12) {
-            let mut tape = Tape::default();
-            encode(&Entry::new(&value, Meta::default()), &carried, &mut tape);
-            tape.0.truncate(keep.min(tape.0.len() - 1));
-            prop_assert_eq!(decode(ENCODING_VERSION, &mut tape), Err(Corrupt::Cut));
+            let mut payload = Fields::default();
+            encode(&Entry::new(&value, Meta::default()), &carried, &mut payload);
+            payload.0.truncate(keep.min(payload.0.len() - 1));
+            prop_assert_eq!(decode(ENCODING_VERSION, &mut payload), Err(Corrupt::Cut));
         }
     }
 
     #[test]
     fn the_future_and_the_impossible_are_refused() {
         let read = |version, fields: &[u64]| {
-            let mut tape = Tape::default();
-            fields.iter().for_each(|&n| tape.put_unsigned(n));
-            tape.put_bytes(b"v");
-            decode(version, &mut tape)
+            let mut payload = Fields::default();
+            fields.iter().for_each(|&n| payload.put_unsigned(n));
+            payload.put_bytes(b"v");
+            decode(version, &mut payload)
         };
         assert!(read(1, &[0, 0, 0, 0, 0]).is_ok());
         assert_eq!(read(2, &[0, 0, 0, 0, 0]), Err(Corrupt::FutureVersion));
@@ -144,11 +144,11 @@ mod tests {
     #[test]
     fn tags_are_names_of_which_each_comes_once() {
         let read = |names: &[&[u8]]| {
-            let mut tape = Tape::default();
-            [0, 0, 0, 0, names.len() as u64].iter().for_each(|&n| tape.put_unsigned(n));
-            names.iter().for_each(|name| tape.put_bytes(name));
-            tape.put_bytes(b"v");
-            decode(1, &mut tape).map(drop)
+            let mut payload = Fields::default();
+            [0, 0, 0, 0, names.len() as u64].iter().for_each(|&n| payload.put_unsigned(n));
+            names.iter().for_each(|name| payload.put_bytes(name));
+            payload.put_bytes(b"v");
+            decode(1, &mut payload).map(drop)
         };
         assert_eq!(read(&[b"", b"a", &[7; TAG_BYTES_MAX]]), Ok(()));
         assert_eq!(read(&[b"a", b"b", b"a"]), Err(Corrupt::OutOfRange));

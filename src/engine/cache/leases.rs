@@ -8,7 +8,7 @@
 //!   gets the lease, the rest keep waiting; with no waiter left the flight is gone;
 //! - **refused**: the key became something that is not ours to serve, or this server a replica.
 //!
-//! What plain commands do to a key behind our back is the business of `doubt`, what its holder may
+//! What plain commands do to a key behind our back is the business of `touch`, what its holder may
 //! do with a lease that of `holder`, and one who waits for several keys at once that of `group`.
 //!
 //! Invariants, checked by `validate` in tests: a waiter is in one queue or in the outbox, never
@@ -18,28 +18,28 @@
 //! Rejected: a lock key with a TTL in the keyspace. It would be persisted, replicated and visible,
 //! expires lazily, and says nothing about who waits.
 
-use super::outbox::{Answer, Outbox};
+use super::pending::{PendingReplies, Reply};
 use super::waiters::{Kind, Queue, Waiter, Waiters};
-use crate::engine::id::{Bond, ClientId, DbId, Slot, WaiterId};
+use crate::engine::id::{Bond, ClientId, DbId, DbKey, WaiterId};
 use crate::engine::time::{MonoMillis, UnixMillis};
 use ahash::AHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-mod doubt;
 mod group;
 mod handover;
 mod holder;
 mod refresh;
-mod tally;
+mod stats;
 mod token;
+mod touch;
 
-use doubt::Doubts;
-pub use doubt::{Doubt, Found};
 use handover::End;
 pub use holder::LeaseView;
-pub use tally::Tally;
+pub use stats::LeaseStats;
 pub use token::Token;
+use touch::Touches;
+pub use touch::{Found, Touch};
 
 /// How many leases, and how many failures, are remembered at once.
 pub const LEASES_MAX: usize = 1_000_000;
@@ -54,7 +54,7 @@ pub struct Grant {
     /// Which grant.
     pub serial: Serial,
     /// Of which key.
-    pub slot: Slot,
+    pub db_key: DbKey,
     /// What proves it.
     pub token: Token,
     /// When it ends.
@@ -98,7 +98,7 @@ pub enum Asked {
     /// It holds the lease and is to regenerate.
     Won(Grant),
     /// Somebody else does; it waits, and its answer will come through the outbox.
-    Parked(WaiterId),
+    Blocked(WaiterId),
     /// Somebody else does, and it does not wait; the lease lasts `left_ms` more.
     Leased {
         /// Milliseconds.
@@ -133,40 +133,40 @@ struct Flight {
     queue: Queue,
     /// How many in the queue wait for other keys too.
     groups: usize,
-    doubt: Option<Doubt>,
-    /// How many of the doubts about all keys are in `doubt`, if they concern this one.
+    touch: Option<Touch>,
+    /// How many of the doubts about all keys are in `touch`, if they concern this one.
     spread: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    Lease(Slot),
+    Lease(DbKey),
     Wait(WaiterId),
-    Retry(Slot),
+    Retry(DbKey),
 }
 
 /// All leases and all who wait for them.
-pub struct LeaseBook {
+pub struct Leases {
     /// By name first: a filter sees names before it knows the database.
     flights: AHashMap<Rc<[u8]>, Vec<Flight>>,
     waiters: Waiters,
     due: BTreeSet<(MonoMillis, Due)>,
-    doubted: BTreeSet<Slot>,
+    touched: BTreeSet<DbKey>,
     looked_up_to: Option<(MonoMillis, Due)>,
-    doubts: Doubts,
-    failures: AHashMap<Slot, Failure>,
-    bound: AHashMap<ClientId, BTreeSet<Slot>>,
-    outbox: Outbox,
+    touches: Touches,
+    failures: AHashMap<DbKey, Failure>,
+    bound: AHashMap<ClientId, BTreeSet<DbKey>>,
+    pending: PendingReplies,
     /// Of the leases that are out.
-    serials: BTreeMap<Serial, Slot>,
+    serials: BTreeMap<Serial, DbKey>,
     draw_token: Box<dyn FnMut() -> Token>,
     last_serial: u64,
     leases: usize,
     /// Counts for INFO.
-    pub tally: Tally,
+    pub stats: LeaseStats,
 }
 
-impl LeaseBook {
+impl Leases {
     /// An empty book. `draw_token` must never give the same token twice, nor one that can be
     /// guessed from others.
     #[must_use]
@@ -175,17 +175,17 @@ impl LeaseBook {
             flights: AHashMap::new(),
             waiters: Waiters::default(),
             due: BTreeSet::new(),
-            doubted: BTreeSet::new(),
+            touched: BTreeSet::new(),
             looked_up_to: None,
-            doubts: Doubts::default(),
+            touches: Touches::default(),
             failures: AHashMap::new(),
             bound: AHashMap::new(),
-            outbox: Outbox::default(),
+            pending: PendingReplies::default(),
             serials: BTreeMap::new(),
             draw_token: Box::new(draw_token),
             last_serial: 0,
             leases: 0,
-            tally: Tally::default(),
+            stats: LeaseStats::default(),
         }
     }
 
@@ -202,7 +202,7 @@ impl LeaseBook {
                 return Asked::Leased { left_ms };
             }
             let key = self.flights.get_key_value(key).map_or_else(|| key.into(), |(key, _)| Rc::clone(key));
-            return Asked::Parked(self.park(vec![Slot { db, key }], Kind::Single, caller, now));
+            return Asked::Blocked(self.block(vec![DbKey { db, key }], Kind::Single, caller, now));
         }
         if let Some(failure) = self.failure(db, key, now) {
             return Asked::Failed(failure.clone());
@@ -210,7 +210,7 @@ impl LeaseBook {
         if self.leases >= LEASES_MAX {
             return Asked::Full;
         }
-        Asked::Won(self.grant(Slot { db, key: key.into() }, caller, None, now))
+        Asked::Won(self.grant(DbKey { db, key: key.into() }, caller, None, now))
     }
 
     /// How long the lease on `key` has been out, in milliseconds: the cost of the regeneration
@@ -224,36 +224,36 @@ impl LeaseBook {
     /// answer. `served` is called only if somebody waits. O(1) in the number of waiters, unless
     /// they wait for other keys too.
     pub fn settle(&mut self, db: DbId, key: &[u8], served: impl FnOnce() -> Served, now: MonoMillis) {
-        self.land(db, key, || Answer::Value(served()), now);
+        self.land(db, key, || Reply::Value(served()), now);
     }
 
     /// The same, but the value is stale already: who waits is served it as such, and the next caller
     /// is to refresh it.
     pub fn settle_stale(&mut self, db: DbId, key: &[u8], now: MonoMillis) {
-        self.land(db, key, || Answer::Look, now);
+        self.land(db, key, || Reply::Look, now);
     }
 
-    fn land(&mut self, db: DbId, key: &[u8], answer: impl FnOnce() -> Answer, now: MonoMillis) {
+    fn land(&mut self, db: DbId, key: &[u8], reply: impl FnOnce() -> Reply, now: MonoMillis) {
         if !self.failures.is_empty() {
-            self.forgive(&Slot { db, key: key.into() });
+            self.forgive(&DbKey { db, key: key.into() });
         }
-        let Some((slot, flight)) = self.close(db, key) else { return };
-        let mut queue = self.pass_groups(&slot, flight.queue, flight.groups);
+        let Some((db_key, flight)) = self.close(db, key) else { return };
+        let mut queue = self.pass_groups(&db_key, flight.queue, flight.groups);
         // One who was handed the lease and has not heard of it is better told the value.
-        if let Some(heir) = flight.lease.heir.filter(|heir| self.outbox.take(*heir).is_some()) {
+        if let Some(heir) = flight.lease.heir.filter(|heir| self.pending.take(*heir).is_some()) {
             if self.waits_alone(heir) {
                 queue.insert(heir);
             } else {
-                self.outbox.push_one(heir, Answer::Look);
+                self.pending.push_one(heir, Reply::Look);
             }
         }
         if queue.is_empty() {
             return;
         }
         let count = queue.len() as u64;
-        self.tally.loads_avoided += count;
-        self.tally.load_ms_avoided += count * now.since(flight.lease.granted);
-        self.outbox.push(queue, answer());
+        self.stats.loads_avoided += count;
+        self.stats.load_ms_avoided += count * now.since(flight.lease.granted);
+        self.pending.push(queue, reply());
     }
 
     /// Invalidates `key`: its lease ends, and the oldest waiter holds the next one. O(log n).
@@ -261,15 +261,15 @@ impl LeaseBook {
         self.end_if(db, key, End::Voided, now, |_| true);
     }
 
-    /// Ends the lease on `slot` and gives all its waiters the same refusal.
-    pub fn refuse(&mut self, slot: &Slot, answer: &Answer) {
-        if let Some((_, flight)) = self.close(slot.db, &slot.key) {
+    /// Ends the lease on `db_key` and gives all its waiters the same refusal.
+    pub fn refuse(&mut self, db_key: &DbKey, reply: &Reply) {
+        if let Some((_, flight)) = self.close(db_key.db, &db_key.key) {
             if flight.groups > 0 {
                 for id in &flight.queue {
                     self.withdraw(*id);
                 }
             }
-            self.outbox.push(flight.queue, answer.clone());
+            self.pending.push(flight.queue, reply.clone());
         }
     }
 
@@ -280,9 +280,9 @@ impl LeaseBook {
             _ => return false,
         }
         match self.due.pop_first() {
-            Some((_, Due::Lease(slot))) => self.end_if(slot.db, &slot.key, End::Expired, now, |_| true),
+            Some((_, Due::Lease(db_key))) => self.end_if(db_key.db, &db_key.key, End::Expired, now, |_| true),
             Some((_, Due::Wait(id))) => self.time_out(id, now),
-            Some((_, Due::Retry(slot))) => drop(self.failures.remove(&slot)),
+            Some((_, Due::Retry(db_key))) => drop(self.failures.remove(&db_key)),
             None => {}
         }
         true
@@ -295,46 +295,46 @@ impl LeaseBook {
     }
 
     /// The next answer to deliver, and to whom.
-    pub fn deliver_next(&mut self, now: MonoMillis) -> Option<(WaiterId, Answer)> {
-        let (id, answer) = self.outbox.pop()?;
+    pub fn next_reply(&mut self, now: MonoMillis) -> Option<(WaiterId, Reply)> {
+        let (id, reply) = self.pending.pop()?;
         self.discharge(id, now);
-        Some((id, answer))
+        Some((id, reply))
     }
 
     /// A waiter leaves early, with the answer that had been decided for it, if any: its connection
     /// closed or an operator unblocked it. The caller passes an undelivered grant to
     /// [`Self::give_back`]. O(log n).
-    pub fn leave(&mut self, id: WaiterId, now: MonoMillis) -> Option<Answer> {
-        let answer = self.outbox.take(id);
+    pub fn leave(&mut self, id: WaiterId, now: MonoMillis) -> Option<Reply> {
+        let reply = self.pending.take(id);
         self.withdraw(id);
         self.discharge(id, now);
-        answer
+        reply
     }
 
     /// A grant that nobody heard of ends at once, if it is still the key's lease.
     pub fn give_back(&mut self, grant: &Grant, now: MonoMillis) {
-        let slot = &grant.slot;
-        self.end_if(slot.db, &slot.key, End::Disconnected, now, |lease| lease.serial == grant.serial);
+        let db_key = &grant.db_key;
+        self.end_if(db_key.db, &db_key.key, End::Disconnected, now, |lease| lease.serial == grant.serial);
     }
 
     /// Milliseconds until the lease ends that `id` waits for; 0 if it waits for none.
     #[must_use]
     pub fn lease_left_ms(&self, id: WaiterId, now: MonoMillis) -> u64 {
-        let slot = self.waiters.get(id).and_then(|waiter| waiter.slots.first());
-        let flight = slot.and_then(|slot| self.find(slot.db, &slot.key));
+        let db_key = self.waiters.get(id).and_then(|waiter| waiter.db_keys.first());
+        let flight = db_key.and_then(|db_key| self.find(db_key.db, &db_key.key));
         flight.map_or(0, |flight| flight.lease.deadline.since(now))
     }
 
-    /// Forgets every lease; all who wait are refused with `answer`. For a server that no longer
+    /// Forgets every lease; all who wait are refused with `reply`. For a server that no longer
     /// decides.
-    pub fn forget_all(&mut self, answer: &Answer) {
+    pub fn forget_all(&mut self, reply: &Reply) {
         let flights = std::mem::take(&mut self.flights).into_values().flatten();
-        self.outbox.push(flights.flat_map(|flight| flight.queue).collect(), answer.clone());
+        self.pending.push(flights.flat_map(|flight| flight.queue).collect(), reply.clone());
         self.leases = 0;
         self.serials.clear();
         self.due.clear();
-        self.doubted.clear();
-        self.doubts.clear();
+        self.touched.clear();
+        self.touches.clear();
         self.failures.clear();
         self.bound.clear();
     }
@@ -348,7 +348,7 @@ impl LeaseBook {
     /// True if there is neither a lease nor an undelivered answer.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.leases == 0 && self.outbox.is_empty() && self.waiters.is_empty()
+        self.leases == 0 && self.pending.is_empty() && self.waiters.is_empty()
     }
 
     /// True if a value that is stored now concerns nobody.
@@ -357,10 +357,10 @@ impl LeaseBook {
         self.leases == 0 && self.failures.is_empty()
     }
 
-    /// True if [`Self::deliver_next`] has something to deliver.
+    /// True if [`Self::next_reply`] has something to deliver.
     #[must_use]
-    pub fn has_answers(&self) -> bool {
-        !self.outbox.is_empty()
+    pub fn has_replies(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// Who waits.
@@ -373,31 +373,31 @@ impl LeaseBook {
         self.flights.get(key)?.iter().find(|flight| flight.db == db)
     }
 
-    fn grant(&mut self, slot: Slot, caller: Caller, heir: Option<WaiterId>, now: MonoMillis) -> Grant {
+    fn grant(&mut self, db_key: DbKey, caller: Caller, heir: Option<WaiterId>, now: MonoMillis) -> Grant {
         self.last_serial += 1;
         let (serial, token) = (Serial(self.last_serial), (self.draw_token)());
         let deadline = now.after(caller.lease_ms);
         let (holder, bond) = (caller.client, caller.bond);
         if bond == Bond::Bound {
-            self.bound.entry(holder).or_default().insert(slot.clone());
+            self.bound.entry(holder).or_default().insert(db_key.clone());
         }
-        self.due.insert((deadline, Due::Lease(slot.clone())));
+        self.due.insert((deadline, Due::Lease(db_key.clone())));
         let lease =
             Lease { serial, token, holder, bond, granted: now, deadline, heir, is_early: false, serves_stale: false };
-        let spread = self.doubts.count();
-        let flight = Flight { db: slot.db, lease, queue: Queue::new(), groups: 0, doubt: None, spread };
-        self.flights.entry(Rc::clone(&slot.key)).or_default().push(flight);
+        let spread = self.touches.count();
+        let flight = Flight { db: db_key.db, lease, queue: Queue::new(), groups: 0, touch: None, spread };
+        self.flights.entry(Rc::clone(&db_key.key)).or_default().push(flight);
         self.leases += 1;
-        self.serials.insert(serial, slot.clone());
-        self.tally.leases_granted += 1;
-        Grant { serial, slot, token, deadline }
+        self.serials.insert(serial, db_key.clone());
+        self.stats.leases_granted += 1;
+        Grant { serial, db_key, token, deadline }
     }
 
-    fn close(&mut self, db: DbId, key: &[u8]) -> Option<(Slot, Flight)> {
+    fn close(&mut self, db: DbId, key: &[u8]) -> Option<(DbKey, Flight)> {
         // ORDER: what is doubted of all keys passes on to the next lease on this one.
         self.spread_to(db, key);
         let (name, flights) = self.flights.get_key_value(key)?;
-        let slot = Slot { db, key: Rc::clone(name) };
+        let db_key = DbKey { db, key: Rc::clone(name) };
         let at = flights.iter().position(|flight| flight.db == db)?;
         let flights = self.flights.get_mut(key)?;
         let flight = flights.swap_remove(at);
@@ -409,26 +409,26 @@ impl LeaseBook {
         }
         self.leases -= 1;
         self.serials.remove(&flight.lease.serial);
-        self.due.remove(&(flight.lease.deadline, Due::Lease(slot.clone())));
-        if flight.doubt.is_some() {
-            self.doubted.remove(&slot);
+        self.due.remove(&(flight.lease.deadline, Due::Lease(db_key.clone())));
+        if flight.touch.is_some() {
+            self.touched.remove(&db_key);
         }
-        if let Some(slots) = self.bound.get_mut(&flight.lease.holder) {
-            slots.remove(&slot);
-            if slots.is_empty() {
+        if let Some(db_keys) = self.bound.get_mut(&flight.lease.holder) {
+            db_keys.remove(&db_key);
+            if db_keys.is_empty() {
                 self.bound.remove(&flight.lease.holder);
             }
         }
-        Some((slot, flight))
+        Some((db_key, flight))
     }
 
     fn waits_alone(&self, id: WaiterId) -> bool {
         self.waiters.get(id).is_some_and(|waiter| waiter.kind == Kind::Single)
     }
 
-    fn forgive(&mut self, slot: &Slot) {
-        if let Some(failure) = self.failures.remove(slot) {
-            self.due.remove(&(failure.until, Due::Retry(slot.clone())));
+    fn forgive(&mut self, db_key: &DbKey) {
+        if let Some(failure) = self.failures.remove(db_key) {
+            self.due.remove(&(failure.until, Due::Retry(db_key.clone())));
         }
     }
 
@@ -436,16 +436,16 @@ impl LeaseBook {
         let left_ms = self.lease_left_ms(id, now);
         let Some(kind) = self.waiters.get(id).map(|waiter| waiter.kind) else { return };
         if self.withdraw(id) {
-            self.tally.waits_timed_out += 1;
-            let answer = if kind == Kind::Group { Answer::Look } else { Answer::Leased { left_ms } };
-            self.outbox.push_one(id, answer);
+            self.stats.waits_timed_out += 1;
+            let reply = if kind == Kind::Group { Reply::Look } else { Reply::Leased { left_ms } };
+            self.pending.push_one(id, reply);
         }
     }
 
     fn discharge(&mut self, id: WaiterId, now: MonoMillis) -> Option<Waiter> {
         let waiter = self.waiters.remove(id)?;
         self.due.remove(&(waiter.deadline, Due::Wait(id)));
-        self.tally.wait_ms_total += now.since(waiter.since);
+        self.stats.wait_ms_total += now.since(waiter.since);
         Some(waiter)
     }
 }

@@ -14,7 +14,7 @@ pub mod known;
 pub mod recheck;
 
 use self::recheck::Recheck;
-use crate::engine::cache::leases::{Doubt, LeaseBook};
+use crate::engine::cache::leases::{Leases, Touch};
 use crate::engine::id::ClientId;
 use crate::engine::time::MonoMillis;
 use ahash::AHashMap;
@@ -31,7 +31,7 @@ pub enum Effect {
     /// Each of its keys is in doubt.
     Keys,
     /// Every key is.
-    Everything(Doubt),
+    Everything(Touch),
     /// It runs the commands queued by this connection.
     Exec,
     /// It begins (`true`) or abandons (`false`) a queue of commands.
@@ -47,13 +47,13 @@ pub struct Watch {
     keys: usize,
     began: MonoMillis,
     /// What EXEC may have done since the last [`Watch::settle`].
-    ran: Vec<(Box<[u8]>, Doubt)>,
+    ran: Vec<(Box<[u8]>, Touch)>,
     /// An EXEC of unknown content ran since then.
     ran_unknown: bool,
     /// Commands that the server holds back, to run them unseen later.
-    held_back: Vec<(Box<[u8]>, Doubt)>,
+    deferred: Vec<(Box<[u8]>, Touch)>,
     /// What those may have done that change keys which they do not name.
-    held_back_everywhere: Option<Doubt>,
+    held_back_everywhere: Option<Touch>,
     /// When to look for what was written unseen.
     pub recheck: Recheck,
 }
@@ -62,9 +62,9 @@ pub struct Watch {
 struct Transaction {
     /// How many are open under this name; more than one only if connections have no name.
     depth: usize,
-    queued: Vec<(Box<[u8]>, Doubt)>,
+    queued: Vec<(Box<[u8]>, Touch)>,
     /// What those of its commands may do that change keys which they do not name.
-    everywhere: Option<Doubt>,
+    everywhere: Option<Touch>,
 }
 
 impl Watch {
@@ -77,7 +77,7 @@ impl Watch {
             began: now,
             ran: Vec::new(),
             ran_unknown: false,
-            held_back: Vec::new(),
+            deferred: Vec::new(),
             held_back_everywhere: None,
             recheck: Recheck::default(),
         }
@@ -88,10 +88,10 @@ impl Watch {
     /// now in doubt.
     pub fn see<'a>(
         &mut self,
-        book: &mut LeaseBook,
+        leases: &mut Leases,
         effect: Effect,
         client: Option<ClientId>,
-        mut keys: impl Iterator<Item = (&'a [u8], Doubt)>,
+        mut keys: impl Iterator<Item = (&'a [u8], Touch)>,
         now: MonoMillis,
     ) -> bool {
         match effect {
@@ -108,29 +108,29 @@ impl Watch {
                 self.end(client);
                 false
             }
-            Effect::Exec => self.exec(book, client, now),
-            Effect::Everything(doubt) => {
+            Effect::Exec => self.exec(leases, client, now),
+            Effect::Everything(touch) => {
                 let queued = self.open.get_mut(&client);
                 // Without a name the command may be another connection's and run at once.
                 let runs = queued.is_none() || client.is_none();
                 if let Some(transaction) = queued {
-                    transaction.everywhere = transaction.everywhere.max(Some(doubt));
+                    transaction.everywhere = transaction.everywhere.max(Some(touch));
                 }
                 if runs {
-                    book.doubt_all(None, doubt);
+                    leases.mark_all_touched(None, touch);
                 }
                 runs
             }
             Effect::Keys => {
                 let queued = self.open.contains_key(&client);
                 let mut any = false;
-                for (key, doubt) in keys {
+                for (key, touch) in keys {
                     if queued {
-                        self.queue(client, key, doubt, now);
+                        self.queue(client, key, touch, now);
                     }
                     // Without a name the command may be another connection's and run at once.
                     if !queued || client.is_none() {
-                        any |= book.doubt(key, doubt);
+                        any |= leases.mark_touched(key, touch);
                     }
                 }
                 any
@@ -142,11 +142,11 @@ impl Watch {
     /// or a lease is out on one of them.
     pub fn concerns<'a>(
         &self,
-        book: &LeaseBook,
+        leases: &Leases,
         client: Option<ClientId>,
         mut keys: impl Iterator<Item = &'a [u8]>,
     ) -> bool {
-        !self.open.is_empty() && self.open.contains_key(&client) || keys.any(|key| book.has_lease(key))
+        !self.open.is_empty() && self.open.contains_key(&client) || keys.any(|key| leases.has_lease(key))
     }
 
     /// True if `client` is taken to be in a transaction: what it sends is not run before its EXEC.
@@ -176,30 +176,30 @@ impl Watch {
         self.began = now;
     }
 
-    fn queue(&mut self, client: Option<ClientId>, key: &[u8], doubt: Doubt, now: MonoMillis) {
+    fn queue(&mut self, client: Option<ClientId>, key: &[u8], touch: Touch, now: MonoMillis) {
         if self.keys >= QUEUED_KEYS_MAX {
             self.forget_all(now);
         } else if let Some(transaction) = self.open.get_mut(&client) {
-            transaction.queued.push((key.into(), doubt));
+            transaction.queued.push((key.into(), touch));
             self.keys += 1;
         }
     }
 
-    fn exec(&mut self, book: &mut LeaseBook, client: Option<ClientId>, now: MonoMillis) -> bool {
+    fn exec(&mut self, leases: &mut Leases, client: Option<ClientId>, now: MonoMillis) -> bool {
         let unsure = client.is_none() && now.since(self.began) < STRANGER_MS;
         match self.open.get(&client) {
             Some(transaction) if !unsure => {
-                for (key, doubt) in &transaction.queued {
-                    book.doubt(key, *doubt);
-                    self.ran.push((key.clone(), *doubt));
+                for (key, touch) in &transaction.queued {
+                    leases.mark_touched(key, *touch);
+                    self.ran.push((key.clone(), *touch));
                 }
-                if let Some(doubt) = transaction.everywhere {
-                    book.doubt_all(None, doubt);
+                if let Some(touch) = transaction.everywhere {
+                    leases.mark_all_touched(None, touch);
                     self.ran_unknown = true;
                 }
             }
             _ => {
-                book.doubt_all(None, Doubt::Invalidated);
+                leases.mark_all_touched(None, Touch::Invalidated);
                 self.ran_unknown = true;
             }
         }
@@ -214,24 +214,24 @@ impl Watch {
     }
 
     /// Keeps in mind that a command with `effect`, on `keys`, was held back and will run unseen.
-    pub fn hold_back<'a>(&mut self, effect: Effect, keys: impl Iterator<Item = (&'a [u8], Doubt)>) {
+    pub fn defer<'a>(&mut self, effect: Effect, keys: impl Iterator<Item = (&'a [u8], Touch)>) {
         match effect {
             Effect::Keys => {
-                for (key, doubt) in keys {
-                    if self.held_back.len() < QUEUED_KEYS_MAX {
-                        self.held_back.push((key.into(), doubt));
+                for (key, touch) in keys {
+                    if self.deferred.len() < QUEUED_KEYS_MAX {
+                        self.deferred.push((key.into(), touch));
                     } else {
                         // Too many to be remembered one by one.
-                        self.held_back_everywhere = self.held_back_everywhere.max(Some(doubt));
+                        self.held_back_everywhere = self.held_back_everywhere.max(Some(touch));
                     }
                 }
             }
-            Effect::Everything(doubt) => self.held_back_everywhere = self.held_back_everywhere.max(Some(doubt)),
+            Effect::Everything(touch) => self.held_back_everywhere = self.held_back_everywhere.max(Some(touch)),
             Effect::Exec => {
                 // To be called after [`Self::see`], which found what it runs.
-                self.held_back.extend(self.ran.iter().cloned());
+                self.deferred.extend(self.ran.iter().cloned());
                 if self.ran_unknown {
-                    self.held_back_everywhere = Some(Doubt::Invalidated);
+                    self.held_back_everywhere = Some(Touch::Invalidated);
                 }
             }
             Effect::Queue(_) | Effect::Reset => {}
@@ -240,28 +240,28 @@ impl Watch {
 
     /// True if commands were held back that may not have run yet.
     #[must_use]
-    pub fn holds_back(&self) -> bool {
-        !self.held_back.is_empty() || self.held_back_everywhere.is_some()
+    pub fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty() || self.held_back_everywhere.is_some()
     }
 
     /// What a command that was held back does to `key`, if there is one. O(commands held back).
     #[must_use]
-    pub fn held_back_doubt(&self, key: &[u8]) -> Option<Doubt> {
-        let named = self.held_back.iter().filter(|(held, _)| **held == *key).map(|(_, doubt)| *doubt);
+    pub fn deferred_touch(&self, key: &[u8]) -> Option<Touch> {
+        let named = self.deferred.iter().filter(|(held, _)| **held == *key).map(|(_, touch)| *touch);
         named.chain(self.held_back_everywhere).max()
     }
 
-    /// Doubts what held back commands may have done by now; `is_over` once all of them have run.
-    pub fn doubt_held_back(&mut self, book: &mut LeaseBook, is_over: bool) {
-        let believed = |doubt| if is_over { doubt } else { Doubt::Appeared };
-        for (key, doubt) in &self.held_back {
-            book.doubt(key, believed(*doubt));
+    /// Touches what held back commands may have done by now; `is_over` once all of them have run.
+    pub fn mark_deferred_touched(&mut self, leases: &mut Leases, is_over: bool) {
+        let believed = |touch| if is_over { touch } else { Touch::Appeared };
+        for (key, touch) in &self.deferred {
+            leases.mark_touched(key, believed(*touch));
         }
-        if let Some(doubt) = self.held_back_everywhere {
-            book.doubt_all(None, believed(doubt));
+        if let Some(touch) = self.held_back_everywhere {
+            leases.mark_all_touched(None, believed(touch));
         }
         if is_over {
-            (self.held_back, self.held_back_everywhere) = (Vec::new(), None);
+            (self.deferred, self.held_back_everywhere) = (Vec::new(), None);
         }
     }
 
@@ -271,14 +271,14 @@ impl Watch {
         !self.open.is_empty() || self.is_unsettled()
     }
 
-    /// Doubts once more what EXEC was to run, now that it has: a command of ours in the same
+    /// Touches once more what EXEC was to run, now that it has: a command of ours in the same
     /// transaction may have resolved the doubt before the command that it was about.
-    pub fn settle(&mut self, book: &mut LeaseBook) {
-        for (key, doubt) in std::mem::take(&mut self.ran) {
-            book.doubt(&key, doubt);
+    pub fn settle(&mut self, leases: &mut Leases) {
+        for (key, touch) in std::mem::take(&mut self.ran) {
+            leases.mark_touched(&key, touch);
         }
         if std::mem::take(&mut self.ran_unknown) {
-            book.doubt_all(None, Doubt::Appeared);
+            leases.mark_all_touched(None, Touch::Appeared);
         }
     }
 

@@ -5,7 +5,7 @@
 //! queue, and leaving from its middle (a closed connection) costs O(log n) and leaves no trace. A
 //! ring buffer with tombstones was rejected: clients that wait and give up in a loop would grow it.
 
-use crate::engine::id::{Bond, ClientId, Slot, WaiterId};
+use crate::engine::id::{Bond, ClientId, DbKey, WaiterId};
 use crate::engine::time::MonoMillis;
 use ahash::AHashMap;
 use std::collections::BTreeSet;
@@ -19,9 +19,9 @@ pub struct Waiter {
     /// The connection.
     pub client: ClientId,
     /// The keys it waits for; empty once it does not any more.
-    pub slots: Vec<Slot>,
+    pub db_keys: Vec<DbKey>,
     /// All keys it ever waited for, if they are several.
-    pub group: Vec<Slot>,
+    pub group: Vec<DbKey>,
     /// Whether it waits for one key or for several.
     pub kind: Kind,
     /// When it began to wait.
@@ -105,11 +105,11 @@ mod tests {
     use super::*;
 
     fn waiter(client: u64) -> Waiter {
-        let slots = vec![Slot { db: 0, key: b"k"[..].into() }];
+        let db_keys = vec![DbKey { db: 0, key: b"k"[..].into() }];
         let (kind, bond) = (Kind::Single, Bond::Free);
         Waiter {
             client: ClientId(client),
-            slots,
+            db_keys,
             group: Vec::new(),
             kind,
             since: MonoMillis(0),

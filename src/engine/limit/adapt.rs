@@ -10,7 +10,7 @@ use super::gcra::{Bucket, Gcra, Pace};
 use super::log::Log;
 use super::rules::{Algorithm, Plan, Rule};
 use super::sliding::Sliding;
-use super::{Limits, Mark, Meter};
+use super::{Limiter, Limits, Mark};
 use crate::engine::time::UnixMillis;
 
 impl Limits {
@@ -18,11 +18,11 @@ impl Limits {
     #[inline]
     pub(super) fn follows(&self, plan: &Plan) -> bool {
         let rules = plan.rules();
-        match (&self.meter, plan.algorithm) {
-            (Meter::Sliding(meter), Algorithm::Sliding) => meter.rules().eq(rules.iter().copied()),
-            (Meter::Fixed(meter), Algorithm::Fixed) => meter.rules().eq(rules.iter().copied()),
-            (Meter::Gcra(meter), Algorithm::Gcra) => {
-                meter.buckets.iter().map(|bucket| bucket.pace).eq(rules.iter().map(|rule| Pace::of(*rule)))
+        match (&self.limiter, plan.algorithm) {
+            (Limiter::Sliding(limiter), Algorithm::Sliding) => limiter.rules().eq(rules.iter().copied()),
+            (Limiter::Fixed(limiter), Algorithm::Fixed) => limiter.rules().eq(rules.iter().copied()),
+            (Limiter::Gcra(limiter), Algorithm::Gcra) => {
+                limiter.buckets.iter().map(|bucket| bucket.pace).eq(rules.iter().map(|rule| Pace::of(*rule)))
             }
             _ => false,
         }
@@ -39,23 +39,23 @@ impl Limits {
     /// be told by its time; all else counts as taken anew. O(what is held).
     pub(super) fn adapted(&self, plan: &Plan, now: UnixMillis) -> Self {
         let rules = plan.rules();
-        let meter = match plan.algorithm {
-            Algorithm::Sliding => Meter::Sliding(self.to_sliding(rules, now)),
-            Algorithm::Fixed => Meter::Fixed(self.to_fixed(rules, now)),
+        let limiter = match plan.algorithm {
+            Algorithm::Sliding => Limiter::Sliding(self.to_sliding(rules, now)),
+            Algorithm::Fixed => Limiter::Fixed(self.to_fixed(rules, now)),
             Algorithm::Gcra => {
                 let bucket = |rule: &Rule| self.to_bucket(Pace::of(*rule), now);
-                Meter::Gcra(Gcra { buckets: rules.iter().map(bucket).collect() })
+                Limiter::Gcra(Gcra { buckets: rules.iter().map(bucket).collect() })
             }
         };
-        let stays = matches!((&self.meter, &meter), (Meter::Sliding(_), Meter::Sliding(_)));
-        Self { meter, mark: if stays { self.mark } else { Mark::default() } }
+        let stays = matches!((&self.limiter, &limiter), (Limiter::Sliding(_), Limiter::Sliding(_)));
+        Self { limiter, mark: if stays { self.mark } else { Mark::default() } }
     }
 
     fn to_sliding(&self, rules: &[Rule], now: UnixMillis) -> Sliding {
-        let (units, at) = match &self.meter {
-            Meter::Sliding(meter) => return Sliding::with_log(rules, meter.log.clone()),
-            Meter::Fixed(meter) => (most_units(meter, now), meter.last.min(now)),
-            Meter::Gcra(meter) => (fullest(meter, now), now),
+        let (units, at) = match &self.limiter {
+            Limiter::Sliding(limiter) => return Sliding::with_log(rules, limiter.log.clone()),
+            Limiter::Fixed(limiter) => (most_units(limiter, now), limiter.last.min(now)),
+            Limiter::Gcra(limiter) => (fullest(limiter, now), now),
         };
         let mut log = Log::default();
         if units > 0 {
@@ -65,17 +65,17 @@ impl Limits {
     }
 
     fn to_fixed(&self, rules: &[Rule], now: UnixMillis) -> Fixed {
-        let last = match &self.meter {
-            Meter::Sliding(meter) => UnixMillis(meter.log.last),
-            Meter::Fixed(meter) => meter.last,
-            Meter::Gcra(_) => now,
+        let last = match &self.limiter {
+            Limiter::Sliding(limiter) => UnixMillis(limiter.log.last),
+            Limiter::Fixed(limiter) => limiter.last,
+            Limiter::Gcra(_) => now,
         };
         let count = |rule: &Rule| {
             let mut count = Count::new(*rule, now);
-            count.units = match &self.meter {
-                Meter::Sliding(meter) => meter.units_since(count.start(), now),
-                Meter::Fixed(meter) => units_since(meter, count.start()),
-                Meter::Gcra(meter) => fullest(meter, now),
+            count.units = match &self.limiter {
+                Limiter::Sliding(limiter) => limiter.units_since(count.start(), now),
+                Limiter::Fixed(limiter) => units_since(limiter, count.start()),
+                Limiter::Gcra(limiter) => fullest(limiter, now),
             };
             count
         };
@@ -84,36 +84,36 @@ impl Limits {
 
     /// A bucket with what still counts.
     pub(super) fn to_bucket(&self, pace: Pace, now: UnixMillis) -> Bucket {
-        match &self.meter {
-            Meter::Sliding(meter) => replay(meter, pace, now),
-            Meter::Fixed(meter) => Bucket::filled(pace, pace.cost(most_units(meter, now)), now),
-            Meter::Gcra(meter) => pour(meter, pace, now),
+        match &self.limiter {
+            Limiter::Sliding(limiter) => replay(limiter, pace, now),
+            Limiter::Fixed(limiter) => Bucket::filled(pace, pace.cost(most_units(limiter, now)), now),
+            Limiter::Gcra(limiter) => pour(limiter, pace, now),
         }
     }
 }
 
-fn most_units(meter: &Fixed, now: UnixMillis) -> u64 {
-    meter.counts.iter().map(|count| count.units_at(now)).max().unwrap_or(0)
+fn most_units(limiter: &Fixed, now: UnixMillis) -> u64 {
+    limiter.counts.iter().map(|count| count.units_at(now)).max().unwrap_or(0)
 }
 
-fn fullest(meter: &Gcra, now: UnixMillis) -> u64 {
-    meter.buckets.iter().map(|bucket| bucket.units(now)).max().unwrap_or(0)
+fn fullest(limiter: &Gcra, now: UnixMillis) -> u64 {
+    limiter.buckets.iter().map(|bucket| bucket.units(now)).max().unwrap_or(0)
 }
 
 /// The most that can have been taken since `start`: each count tells of its own window up to the
 /// last taking, so the shortest that reaches back to `start` is nearest.
-fn units_since(meter: &Fixed, start: UnixMillis) -> u64 {
-    if meter.last < start {
+fn units_since(limiter: &Fixed, start: UnixMillis) -> u64 {
+    if limiter.last < start {
         return 0;
     }
-    let reaching = meter.counts.iter().filter(|count| count.start() <= start).map(|count| count.units).min();
-    reaching.or_else(|| meter.counts.iter().map(|count| count.units).max()).unwrap_or(0)
+    let reaching = limiter.counts.iter().filter(|count| count.start() <= start).map(|count| count.units).min();
+    reaching.or_else(|| limiter.counts.iter().map(|count| count.units).max()).unwrap_or(0)
 }
 
 /// What the bucket would hold, had it counted from the start.
-fn replay(meter: &Sliding, pace: Pace, now: UnixMillis) -> Bucket {
-    let (mut level, mut age_ms) = (0u128, now.0.wrapping_sub(meter.log.origin));
-    for (gap_ms, units) in meter.runs() {
+fn replay(limiter: &Sliding, pace: Pace, now: UnixMillis) -> Bucket {
+    let (mut level, mut age_ms) = (0u128, now.0.wrapping_sub(limiter.log.origin));
+    for (gap_ms, units) in limiter.runs() {
         age_ms = age_ms.wrapping_sub(gap_ms);
         let leaked = u128::from(gap_ms) * u128::from(pace.parts);
         level = (level.saturating_sub(leaked) + pace.cost(units)).min(pace.tolerance());
@@ -123,8 +123,8 @@ fn replay(meter: &Sliding, pace: Pace, now: UnixMillis) -> Bucket {
 
 /// The units of the buckets that leak no faster are the most that the new one can hold; where all
 /// leak faster, nothing better is known than the fullest.
-fn pour(meter: &Gcra, pace: Pace, now: UnixMillis) -> Bucket {
-    if let Some(same) = meter.buckets.iter().find(|bucket| bucket.pace == pace) {
+fn pour(limiter: &Gcra, pace: Pace, now: UnixMillis) -> Bucket {
+    if let Some(same) = limiter.buckets.iter().find(|bucket| bucket.pace == pace) {
         return *same;
     }
     let slower =
@@ -134,7 +134,7 @@ fn pour(meter: &Gcra, pace: Pace, now: UnixMillis) -> Bucket {
         let scaled = bucket.level(now).min(bucket.pace.tolerance()) * u128::from(pace.interval);
         scaled.div_ceil(u128::from(bucket.pace.interval.max(1)))
     };
-    let bound = meter.buckets.iter().filter(|bucket| slower(bucket.pace)).map(level).min();
-    let level = bound.or_else(|| meter.buckets.iter().map(level).max()).unwrap_or(0);
+    let bound = limiter.buckets.iter().filter(|bucket| slower(bucket.pace)).map(level).min();
+    let level = bound.or_else(|| limiter.buckets.iter().map(level).max()).unwrap_or(0);
     Bucket::filled(pace, level, now)
 }

@@ -16,7 +16,7 @@ use super::gcra::{Bucket, Gcra, Pace};
 use super::log::Log;
 use super::rules::{Algorithm, Rule, RULES_MAX, UNITS_MAX};
 use super::sliding::Sliding;
-use super::{varint, Limits, Meter, INSTANT_MAX};
+use super::{varint, Limiter, Limits, INSTANT_MAX};
 use crate::engine::codec::{Corrupt, Sink, Source};
 use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
 
@@ -31,25 +31,25 @@ const TOLERANCE_MAX: u128 = DURATION_MS_MAX as u128 * UNITS_MAX as u128;
 
 /// Writes `limits`. O(what is held).
 pub fn encode(limits: &Limits, sink: &mut impl Sink) {
-    match &limits.meter {
-        Meter::Sliding(meter) => {
-            begin(sink, SLIDING, meter.rules().len());
-            meter.rules().for_each(|rule| put_rule(sink, rule));
-            sink.put_unsigned(meter.log.last);
-            sink.put_bytes(meter.log.bytes());
+    match &limits.limiter {
+        Limiter::Sliding(limiter) => {
+            begin(sink, SLIDING, limiter.rules().len());
+            limiter.rules().for_each(|rule| put_rule(sink, rule));
+            sink.put_unsigned(limiter.log.last);
+            sink.put_bytes(limiter.log.bytes());
         }
-        Meter::Fixed(meter) => {
-            begin(sink, FIXED, meter.counts.len());
-            for count in meter.counts.iter() {
+        Limiter::Fixed(limiter) => {
+            begin(sink, FIXED, limiter.counts.len());
+            for count in limiter.counts.iter() {
                 put_rule(sink, count.rule);
                 sink.put_unsigned(count.window);
                 sink.put_unsigned(count.units);
             }
-            sink.put_unsigned(meter.last.0);
+            sink.put_unsigned(limiter.last.0);
         }
-        Meter::Gcra(meter) => {
-            begin(sink, GCRA, meter.buckets.len());
-            for Bucket { pace, empty_at } in meter.buckets.iter() {
+        Limiter::Gcra(limiter) => {
+            begin(sink, GCRA, limiter.buckets.len());
+            for Bucket { pace, empty_at } in limiter.buckets.iter() {
                 let halves = [(empty_at >> 64) as u64, *empty_at as u64];
                 [pace.interval, pace.parts, pace.burst].iter().chain(&halves).for_each(|n| sink.put_unsigned(*n));
             }
@@ -77,13 +77,13 @@ pub fn decode(version: i32, source: &mut impl Source) -> Result<Limits, Corrupt>
     }
     let algorithm = take(source)?;
     let rules = take_within(source, 1, RULES_MAX as u64)? as usize;
-    let meter = match algorithm {
-        SLIDING => Meter::Sliding(take_sliding(source, rules)?),
-        FIXED => Meter::Fixed(take_fixed(source, rules)?),
-        GCRA => Meter::Gcra(Gcra { buckets: take_all(rules, || take_bucket(source))? }),
+    let limiter = match algorithm {
+        SLIDING => Limiter::Sliding(take_sliding(source, rules)?),
+        FIXED => Limiter::Fixed(take_fixed(source, rules)?),
+        GCRA => Limiter::Gcra(Gcra { buckets: take_all(rules, || take_bucket(source))? }),
         _ => return Err(Corrupt::OutOfRange),
     };
-    Ok(Limits::of(meter))
+    Ok(Limits::of(limiter))
 }
 
 fn take(source: &mut impl Source) -> Result<u64, Corrupt> {

@@ -6,7 +6,7 @@
 
 use super::few::Few;
 use super::rules::Rule;
-use super::Gauge;
+use super::Counter;
 use crate::engine::time::UnixMillis;
 
 /// The most units that are counted.
@@ -118,7 +118,7 @@ impl Fixed {
     }
 }
 
-impl Gauge for Fixed {
+impl Counter for Fixed {
     fn rules(&self) -> usize {
         self.counts.len()
     }

@@ -9,7 +9,7 @@
 
 use super::few::Few;
 use super::rules::Rule;
-use super::Gauge;
+use super::Counter;
 use crate::engine::time::UnixMillis;
 
 /// A bucket a rule.
@@ -191,7 +191,7 @@ impl Gcra {
     }
 }
 
-impl Gauge for Gcra {
+impl Counter for Gcra {
     fn rules(&self) -> usize {
         self.buckets.len()
     }

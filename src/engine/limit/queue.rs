@@ -10,7 +10,7 @@
 
 use super::rules::{Ask, Plan, Verdict};
 use super::Mark;
-use crate::engine::id::{DbId, Slot, WaiterId};
+use crate::engine::id::{DbId, DbKey, WaiterId};
 use crate::engine::time::{MonoMillis, UnixMillis};
 use ahash::AHashMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use std::rc::Rc;
 #[derive(Clone, Debug)]
 pub struct Waiter {
     /// The key.
-    pub slot: Slot,
+    pub db_key: DbKey,
     /// Its rules.
     pub plan: Plan,
     /// How much of it.
@@ -44,7 +44,7 @@ pub struct Taken {
 
 /// What one who waited is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Reply {
     /// Its units were taken from the key.
     Granted(Verdict, Taken),
     /// Its wait ended.
@@ -85,28 +85,28 @@ struct Line {
 
 /// All lines, and the answers that are still on their way.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub struct WaitQueues {
     lines: AHashMap<DbId, AHashMap<Rc<[u8]>, Line>>,
-    due: BTreeSet<(MonoMillis, Slot)>,
+    due: BTreeSet<(MonoMillis, DbKey)>,
     deadlines: BTreeSet<(MonoMillis, WaiterId)>,
     waiters: AHashMap<WaiterId, Waiter>,
     /// Answers in the order in which they were decided, and where the answer of each is.
-    told: BTreeMap<u64, (WaiterId, Slot, Told)>,
+    told: BTreeMap<u64, (WaiterId, DbKey, Reply)>,
     told_at: AHashMap<WaiterId, u64>,
     last: u64,
     last_told: u64,
 }
 
-impl Lines {
+impl WaitQueues {
     /// Puts one at the end of its line. If it is the first, its units will exist at `due`.
     pub fn join(&mut self, waiter: Waiter, due: MonoMillis) -> WaiterId {
         self.last += 1;
         let id = WaiterId(self.last);
-        let slot = waiter.slot.clone();
-        let line = self.lines.entry(slot.db).or_default().entry(Rc::clone(&slot.key)).or_default();
+        let db_key = waiter.db_key.clone();
+        let line = self.lines.entry(db_key.db).or_default().entry(Rc::clone(&db_key.key)).or_default();
         if line.waiting.is_empty() {
             line.due = due;
-            self.due.insert((due, slot));
+            self.due.insert((due, db_key));
         }
         line.waiting.insert(id);
         self.deadlines.insert((waiter.deadline, id));
@@ -133,8 +133,8 @@ impl Lines {
     #[must_use]
     pub fn next_turn(&self, now: MonoMillis) -> Option<Turn> {
         self.next_end(now).or_else(|| {
-            let (_, slot) = self.due.first().filter(|(due, _)| *due <= now)?;
-            self.line(slot.db, &slot.key)?.waiting.first().copied().map(Turn::First)
+            let (_, db_key) = self.due.first().filter(|(due, _)| *due <= now)?;
+            self.line(db_key.db, &db_key.key)?.waiting.first().copied().map(Turn::First)
         })
     }
 
@@ -143,8 +143,8 @@ impl Lines {
     #[must_use]
     pub fn next_end(&self, now: MonoMillis) -> Option<Turn> {
         let (_, id) = self.deadlines.first().filter(|(deadline, _)| *deadline <= now)?;
-        let slot = &self.waiters.get(id)?.slot;
-        let is_first = self.line(slot.db, &slot.key)?.waiting.first() == Some(id);
+        let db_key = &self.waiters.get(id)?.db_key;
+        let is_first = self.line(db_key.db, &db_key.key)?.waiting.first() == Some(id);
         Some(if is_first { Turn::Last(*id) } else { Turn::Late(*id) })
     }
 
@@ -154,83 +154,83 @@ impl Lines {
         self.waiters.get(&id)
     }
 
-    /// The first of the line before `slot` is to be weighed at `due`.
-    pub fn postpone(&mut self, slot: &Slot, due: MonoMillis) {
-        let line = self.lines.get_mut(&slot.db).and_then(|lines| lines.get_mut(&slot.key));
+    /// The first of the line before `db_key` is to be weighed at `due`.
+    pub fn postpone(&mut self, db_key: &DbKey, due: MonoMillis) {
+        let line = self.lines.get_mut(&db_key.db).and_then(|lines| lines.get_mut(&db_key.key));
         if let Some(line) = line {
-            self.due.remove(&(line.due, slot.clone()));
+            self.due.remove(&(line.due, db_key.clone()));
             line.due = due;
-            self.due.insert((due, slot.clone()));
+            self.due.insert((due, db_key.clone()));
         }
     }
 
     /// Something changed under `key`: whoever is first before it is weighed at once. True if
     /// anybody waits there.
-    pub fn hurry(&mut self, db: DbId, key: &[u8]) -> bool {
+    pub fn wake(&mut self, db: DbId, key: &[u8]) -> bool {
         if self.due(db, key).is_none() {
             return false;
         }
-        self.postpone(&Slot { db, key: key.into() }, MonoMillis(0));
+        self.postpone(&DbKey { db, key: key.into() }, MonoMillis(0));
         true
     }
 
     /// The same for all keys of database `only`; `None`: of all.
-    pub fn hurry_all(&mut self, only: Option<DbId>) {
-        for slot in self.slots() {
-            if only.is_none_or(|db| db == slot.db) {
-                self.postpone(&slot, MonoMillis(0));
+    pub fn wake_all(&mut self, only: Option<DbId>) {
+        for db_key in self.db_keys() {
+            if only.is_none_or(|db| db == db_key.db) {
+                self.postpone(&db_key, MonoMillis(0));
             }
         }
     }
 
     /// Every key that somebody waits for.
     #[must_use]
-    pub fn slots(&self) -> Vec<Slot> {
-        self.due.iter().map(|(_, slot)| slot.clone()).collect()
+    pub fn db_keys(&self) -> Vec<DbKey> {
+        self.due.iter().map(|(_, db_key)| db_key.clone()).collect()
     }
 
     /// Tells `id`, which waits no longer. The next in line is weighed at once. O(log n).
-    pub fn tell(&mut self, id: WaiterId, told: Told) {
+    pub fn tell(&mut self, id: WaiterId, told: Reply) {
         if let Some(waiter) = self.remove(id) {
             self.last_told += 1;
-            self.told.insert(self.last_told, (id, waiter.slot, told));
+            self.told.insert(self.last_told, (id, waiter.db_key, told));
             self.told_at.insert(id, self.last_told);
         }
     }
 
-    /// Tells all who wait for `slot`.
-    pub fn tell_all(&mut self, slot: &Slot, told: &Told) {
-        let waiting = self.line(slot.db, &slot.key).map(|line| line.waiting.clone()).unwrap_or_default();
+    /// Tells all who wait for `db_key`.
+    pub fn tell_all(&mut self, db_key: &DbKey, told: &Reply) {
+        let waiting = self.line(db_key.db, &db_key.key).map(|line| line.waiting.clone()).unwrap_or_default();
         waiting.into_iter().for_each(|id| self.tell(id, told.clone()));
     }
 
     /// `id` gives its place up; if it was told already, what, and about which key. O(log n).
-    pub fn leave(&mut self, id: WaiterId) -> Option<(Slot, Told)> {
+    pub fn leave(&mut self, id: WaiterId) -> Option<(DbKey, Reply)> {
         if self.remove(id).is_some() {
             return None;
         }
         let at = self.told_at.remove(&id)?;
-        self.told.remove(&at).map(|(_, slot, told)| (slot, told))
+        self.told.remove(&at).map(|(_, db_key, told)| (db_key, told))
     }
 
     fn remove(&mut self, id: WaiterId) -> Option<Waiter> {
         let waiter = self.waiters.remove(&id)?;
         self.deadlines.remove(&(waiter.deadline, id));
-        let slot = &waiter.slot;
-        let lines = self.lines.get_mut(&slot.db)?;
-        let line = lines.get_mut(&slot.key)?;
+        let db_key = &waiter.db_key;
+        let lines = self.lines.get_mut(&db_key.db)?;
+        let line = lines.get_mut(&db_key.key)?;
         let was_first = line.waiting.first() == Some(&id);
         line.waiting.remove(&id);
         if was_first {
-            self.due.remove(&(line.due, slot.clone()));
+            self.due.remove(&(line.due, db_key.clone()));
             line.due = MonoMillis(0);
-            self.due.insert((line.due, slot.clone()));
+            self.due.insert((line.due, db_key.clone()));
         }
         if line.waiting.is_empty() {
-            self.due.remove(&(line.due, slot.clone()));
-            lines.remove(&slot.key);
+            self.due.remove(&(line.due, db_key.clone()));
+            lines.remove(&db_key.key);
             if lines.is_empty() {
-                self.lines.remove(&slot.db);
+                self.lines.remove(&db_key.db);
             }
         }
         if self.waiters.is_empty() {
@@ -240,18 +240,18 @@ impl Lines {
     }
 
     /// The next answer to deliver, in the order in which they were decided.
-    pub fn deliver_next(&mut self) -> Option<(WaiterId, Slot, Told)> {
-        let (_, (id, slot, told)) = self.told.pop_first()?;
+    pub fn next_reply(&mut self) -> Option<(WaiterId, DbKey, Reply)> {
+        let (_, (id, db_key, told)) = self.told.pop_first()?;
         self.told_at.remove(&id);
         if self.told.is_empty() {
             self.told_at.shrink_to_fit();
         }
-        Some((id, slot, told))
+        Some((id, db_key, told))
     }
 
     /// True if answers are on their way.
     #[must_use]
-    pub fn has_answers(&self) -> bool {
+    pub fn has_replies(&self) -> bool {
         !self.told.is_empty()
     }
 
@@ -296,8 +296,8 @@ mod tests {
     use crate::engine::time::UnixMillis;
     use proptest::prelude::*;
 
-    fn slot(key: u8) -> Slot {
-        Slot { db: 0, key: [key][..].into() }
+    fn db_key(key: u8) -> DbKey {
+        DbKey { db: 0, key: [key][..].into() }
     }
 
     fn plan(limit: u64, window_ms: u64) -> Plan {
@@ -308,20 +308,20 @@ mod tests {
 
     fn waiter(key: u8, deadline: u64) -> Waiter {
         let ask = Ask { units: 1, amount: Amount::Whole };
-        Waiter { slot: slot(key), plan: plan(1, 10), ask, since: MonoMillis(0), deadline: MonoMillis(deadline) }
+        Waiter { db_key: db_key(key), plan: plan(1, 10), ask, since: MonoMillis(0), deadline: MonoMillis(deadline) }
     }
 
-    fn verdict() -> Told {
+    fn verdict() -> Reply {
         granted(Verdict { allowed: 1, limit: 1, remaining: 0, retry_after_ms: Some(0), reset_ms: 10 })
     }
 
-    fn granted(verdict: Verdict) -> Told {
-        Told::Granted(verdict, Taken { units: verdict.allowed, at: UnixMillis(0), mark: Mark(1) })
+    fn granted(verdict: Verdict) -> Reply {
+        Reply::Granted(verdict, Taken { units: verdict.allowed, at: UnixMillis(0), mark: Mark(1) })
     }
 
     #[test]
     fn turns_come_in_the_order_of_arrival() {
-        let mut lines = Lines::default();
+        let mut lines = WaitQueues::default();
         let ids: Vec<_> = (0..3).map(|_| lines.join(waiter(1, 100), MonoMillis(5))).collect();
         assert_eq!((lines.next_turn(MonoMillis(4)), lines.next_due()), (None, Some(MonoMillis(5))));
         for id in &ids {
@@ -329,37 +329,37 @@ mod tests {
             lines.tell(*id, verdict());
         }
         assert_eq!((lines.next_turn(MonoMillis(999)), lines.next_due(), lines.len()), (None, None, 0));
-        let told: Vec<_> = std::iter::from_fn(|| lines.deliver_next()).map(|(id, ..)| id).collect();
+        let told: Vec<_> = std::iter::from_fn(|| lines.next_reply()).map(|(id, ..)| id).collect();
         assert_eq!(told, ids);
     }
 
     #[test]
     fn who_leaves_gives_its_place_up() {
-        let mut lines = Lines::default();
+        let mut lines = WaitQueues::default();
         let [first, second, third] = [1, 2, 3].map(|_| lines.join(waiter(1, 100), MonoMillis(50)));
         assert_eq!(lines.leave(first), None);
         assert_eq!(lines.next_turn(MonoMillis(0)), Some(Turn::First(second)), "whoever is first now is weighed anew");
-        lines.postpone(&slot(1), MonoMillis(60));
+        lines.postpone(&db_key(1), MonoMillis(60));
         assert_eq!(lines.leave(third), None);
         assert_eq!(lines.due(0, &[1]), Some(MonoMillis(60)));
         lines.tell(second, verdict());
-        assert_eq!(lines.leave(second), Some((slot(1), verdict())));
-        assert_eq!((lines.leave(second), lines.has_answers(), lines.due(0, &[1])), (None, false, None));
+        assert_eq!(lines.leave(second), Some((db_key(1), verdict())));
+        assert_eq!((lines.leave(second), lines.has_replies(), lines.due(0, &[1])), (None, false, None));
     }
 
     #[test]
     fn a_wait_that_ends_is_told_from_a_turn() {
-        let mut lines = Lines::default();
+        let mut lines = WaitQueues::default();
         let [first, second] = [90, 40].map(|deadline| lines.join(waiter(1, deadline), MonoMillis(70)));
         assert_eq!(lines.next_turn(MonoMillis(40)), Some(Turn::Late(second)));
         lines.tell(second, verdict());
-        lines.postpone(&slot(1), MonoMillis(200));
+        lines.postpone(&db_key(1), MonoMillis(200));
         assert_eq!(lines.next_turn(MonoMillis(90)), Some(Turn::Last(first)));
     }
 
     #[test]
     fn while_writes_are_paused_waits_still_end() {
-        let mut lines = Lines::default();
+        let mut lines = WaitQueues::default();
         let [first, second] = [90, 40].map(|deadline| lines.join(waiter(1, deadline), MonoMillis(10)));
         assert_eq!((lines.next_due(), lines.next_deadline()), (Some(MonoMillis(10)), Some(MonoMillis(40))));
         assert_eq!(lines.next_end(MonoMillis(39)), None, "though the first is due");
@@ -370,10 +370,10 @@ mod tests {
 
     #[test]
     fn a_line_shows_how_long_its_oldest_has_waited() {
-        let mut lines = Lines::default();
+        let mut lines = WaitQueues::default();
         let at = |since| Waiter { since: MonoMillis(since), ..waiter(1, 100) };
         let [first, _] = [5, 8].map(|since| lines.join(at(since), MonoMillis(50)));
-        let view = |lines: &Lines| lines.view(0, &[1], MonoMillis(20));
+        let view = |lines: &WaitQueues| lines.view(0, &[1], MonoMillis(20));
         assert_eq!(view(&lines), LineView { waiters: 2, oldest_ms: 15 });
         lines.leave(first);
         assert_eq!(view(&lines), LineView { waiters: 1, oldest_ms: 12 });
@@ -384,31 +384,31 @@ mod tests {
     /// is no reason to let it through: refused, it is weighed again when the server says.
     #[test]
     fn a_line_that_is_hurried_in_vain_goes_on_waiting() {
-        let mut lines = Lines::default();
+        let mut lines = WaitQueues::default();
         let [first, _] = [1, 2].map(|_| lines.join(waiter(1, 100), MonoMillis(50)));
         for due in [50, 30, 70] {
-            lines.postpone(&slot(1), MonoMillis(due));
-            assert!(lines.hurry(0, &[1]));
+            lines.postpone(&db_key(1), MonoMillis(due));
+            assert!(lines.wake(0, &[1]));
             assert_eq!(
                 (lines.next_due(), lines.next_turn(MonoMillis(0))),
                 (Some(MonoMillis(0)), Some(Turn::First(first)))
             );
-            lines.postpone(&slot(1), MonoMillis(due));
+            lines.postpone(&db_key(1), MonoMillis(due));
             assert_eq!((lines.next_due(), lines.next_turn(MonoMillis(due - 1))), (Some(MonoMillis(due)), None));
         }
     }
 
     #[test]
     fn a_change_of_a_key_hurries_its_line_alone() {
-        let mut lines = Lines::default();
+        let mut lines = WaitQueues::default();
         let [one, _] = [1, 2].map(|key| lines.join(waiter(key, 100), MonoMillis(50)));
-        assert!(lines.hurry(0, &[1]) && !lines.hurry(1, &[1]) && !lines.hurry(0, &[3]));
+        assert!(lines.wake(0, &[1]) && !lines.wake(1, &[1]) && !lines.wake(0, &[3]));
         assert_eq!(lines.next_turn(MonoMillis(0)), Some(Turn::First(one)));
-        lines.tell_all(&slot(1), &Told::WrongType);
+        lines.tell_all(&db_key(1), &Reply::WrongType);
         assert_eq!(lines.next_turn(MonoMillis(0)), None);
-        lines.hurry_all(Some(3));
+        lines.wake_all(Some(3));
         assert_eq!(lines.next_turn(MonoMillis(0)), None);
-        lines.hurry_all(None);
+        lines.wake_all(None);
         assert!(lines.next_turn(MonoMillis(0)).is_some());
     }
 
@@ -417,7 +417,7 @@ mod tests {
         #[test]
         fn a_line_is_paced(limit in 1u64..6, window_ms in 1u64..40, callers in 1usize..40, leaves in prop::collection::vec(any::<bool>(), 40)) {
             let (plan, ask) = (plan(limit, window_ms), Ask { units: 1, amount: Amount::Whole });
-            let (mut limits, mut lines) = (Limits::new(&plan), Lines::default());
+            let (mut limits, mut lines) = (Limits::new(&plan), WaitQueues::default());
             let mut waiting = Vec::new();
             for _ in 0..callers {
                 let waiter = Waiter { plan, ask, ..waiter(1, u64::MAX) };
@@ -440,7 +440,7 @@ mod tests {
                     } else {
                         let retry_ms = decision.verdict.retry_after_ms.unwrap();
                         prop_assert!(retry_ms > 0);
-                        lines.postpone(&slot(1), MonoMillis(now + retry_ms));
+                        lines.postpone(&db_key(1), MonoMillis(now + retry_ms));
                     }
                 }
             }

@@ -10,7 +10,7 @@
 use super::few::Few;
 use super::log::Log;
 use super::rules::Rule;
-use super::Gauge;
+use super::Counter;
 use crate::engine::time::UnixMillis;
 
 /// A log, and how far into it each rule looks.
@@ -198,7 +198,7 @@ impl Sliding {
     }
 }
 
-impl Gauge for Sliding {
+impl Counter for Sliding {
     fn rules(&self) -> usize {
         self.views.len()
     }

@@ -115,8 +115,8 @@ proptest! {
         let verdict = limits.decide(&plan, whole(1), now).verdict;
         prop_assert!(verdict.reset_ms > 0);
         let all = whole(rule.0);
-        prop_assert_eq!(limits.foresee(&plan, all, now.after(verdict.reset_ms - 1)).allowed, 0);
-        prop_assert_eq!(limits.foresee(&plan, all, now.after(verdict.reset_ms)).allowed, rule.0);
+        prop_assert_eq!(limits.peek(&plan, all, now.after(verdict.reset_ms - 1)).allowed, 0);
+        prop_assert_eq!(limits.peek(&plan, all, now.after(verdict.reset_ms)).allowed, rule.0);
         prop_assert!(limits.counts_until() <= Some(now.after(verdict.reset_ms)));
     }
 
@@ -132,7 +132,7 @@ proptest! {
             now = now.after(pause_ms);
             let before = all.clone();
             let verdict = all.decide(&together, ask, now).verdict;
-            let alone_would = each.iter_mut().zip(&alone).map(|(limits, plan)| limits.foresee(plan, ask, now));
+            let alone_would = each.iter_mut().zip(&alone).map(|(limits, plan)| limits.peek(plan, ask, now));
             let would: Vec<_> = alone_would.collect();
             prop_assert_eq!(verdict.allowed, would.iter().map(|verdict| verdict.allowed).min().unwrap());
             if verdict.allowed == 0 {
@@ -153,7 +153,7 @@ proptest! {
     fn a_peek_says_what_the_call_gets_and_changes_nothing(plan in any_plan(), calls in calls(), asked in ask()) {
         let (mut limits, now) = after(&plan, &calls);
         let before = limits.clone();
-        let seen = limits.foresee(&plan, asked, now);
+        let seen = limits.peek(&plan, asked, now);
         prop_assert_eq!(&limits, &before);
         prop_assert_eq!(limits.decide(&plan, asked, now).verdict, seen);
     }
@@ -189,7 +189,7 @@ proptest! {
     #[test]
     fn a_step_back_forgets_nothing(plan in any_plan(), calls in calls(), back_ms in 1u64..=DURATION_MS_MAX) {
         let (mut limits, now) = after(&plan, &calls);
-        let stood_still = limits.foresee(&plan, whole(1), now);
+        let stood_still = limits.peek(&plan, whole(1), now);
         let stepped = limits.decide(&plan, whole(1), now.before(back_ms)).verdict;
         let fixed_window_is_new = plan.algorithm == Algorithm::Fixed;
         prop_assert!(stepped.allowed <= stood_still.allowed || fixed_window_is_new);
@@ -206,11 +206,11 @@ proptest! {
         for (pause_ms, ask, refunds) in calls {
             now = now.after(pause_ms);
             if refunds {
-                let before = limits.foresee(&plan, partial(u64::MAX / 4), now);
+                let before = limits.peek(&plan, partial(u64::MAX / 4), now);
                 let back = limits.refund(ask.units, now);
                 prop_assert!(back <= ask.units);
                 given += back;
-                let after = limits.foresee(&plan, partial(u64::MAX / 4), now);
+                let after = limits.peek(&plan, partial(u64::MAX / 4), now);
                 prop_assert!(after.allowed >= before.allowed && after.allowed - before.allowed <= back);
             } else {
                 taken += limits.decide(&plan, ask, now).verdict.allowed;
@@ -226,7 +226,7 @@ proptest! {
         let allowed = limits.decide(&plan, ask, now).verdict.allowed;
         prop_assert_eq!(limits.refund(allowed, now), allowed);
         for units in [1, 2, 5, ask.units] {
-            prop_assert_eq!(limits.foresee(&plan, whole(units), now), before.foresee(&plan, whole(units), now));
+            prop_assert_eq!(limits.peek(&plan, whole(units), now), before.peek(&plan, whole(units), now));
         }
     }
 
@@ -262,7 +262,7 @@ proptest! {
             match what % 4 {
                 0 => limits.take(&plan, (units % super::rules::UNITS_MAX).max(1), at),
                 1 => drop(limits.refund(units, at)),
-                2 => drop(limits.foresee(&plan, partial(units.max(1)), at)),
+                2 => drop(limits.peek(&plan, partial(units.max(1)), at)),
                 _ => drop(limits.decide(&plan, whole(units.max(1)), at)),
             }
             let _ = (limits.counts_until(), limits.heap_bytes());
@@ -272,7 +272,7 @@ proptest! {
 
 /// What a rule of its own has left.
 fn room(limits: &mut Limits, plan: &Plan, now: UnixMillis) -> u64 {
-    match limits.foresee(plan, whole(u64::MAX / 4), now) {
+    match limits.peek(plan, whole(u64::MAX / 4), now) {
         Verdict { allowed: 0, remaining, .. } => remaining,
         verdict => panic!("allowed {verdict:?}"),
     }

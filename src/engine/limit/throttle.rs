@@ -13,7 +13,7 @@
 use super::few::Few;
 use super::gcra::{Bucket, Gcra, Pace};
 use super::rules::UNITS_MAX;
-use super::{Limits, Meter};
+use super::{Limiter, Limits};
 use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -76,7 +76,7 @@ impl Limits {
     /// Nothing taken yet, under the rule of `throttle`.
     #[must_use]
     pub fn throttled(throttle: &Throttle) -> Self {
-        Self::of(Meter::Gcra(Gcra::one(Bucket::new(throttle.pace))))
+        Self::of(Limiter::Gcra(Gcra::one(Bucket::new(throttle.pace))))
     }
 
     /// Asks for `throttle.quantity` units, and takes them if they are there. O(1) on the state of
@@ -84,11 +84,11 @@ impl Limits {
     pub fn throttle(&mut self, throttle: &Throttle, now: UnixMillis) -> Throttled {
         let now = now.min(super::INSTANT_MAX);
         let redated = self.redate(now);
-        let (answer, taken) = weigh(self.bucket_at(throttle.pace, now), throttle, now);
+        let (reply, taken) = weigh(self.bucket_at(throttle.pace, now), throttle, now);
         if let Some(bucket) = taken {
             self.keep(bucket);
         }
-        Throttled { changed: answer.changed || redated, ..answer }
+        Throttled { changed: reply.changed || redated, ..reply }
     }
 
     /// What [`Self::throttle`] would say; changes nothing.
@@ -107,8 +107,8 @@ impl Limits {
 
     /// The bucket as it stands, or with what still counts of another.
     fn bucket_at(&self, pace: Pace, now: UnixMillis) -> Bucket {
-        match &self.meter {
-            Meter::Gcra(meter) => match &*meter.buckets {
+        match &self.limiter {
+            Limiter::Gcra(limiter) => match &*limiter.buckets {
                 [bucket] if bucket.pace.parts == pace.parts => Bucket { pace, ..*bucket },
                 _ => self.to_bucket(pace, now),
             },
@@ -117,9 +117,9 @@ impl Limits {
     }
 
     fn keep(&mut self, bucket: Bucket) {
-        match &mut self.meter {
-            Meter::Gcra(Gcra { buckets: Few::One([only]) }) if only.pace == bucket.pace => *only = bucket,
-            _ => *self = Self::of(Meter::Gcra(Gcra::one(bucket))),
+        match &mut self.limiter {
+            Limiter::Gcra(Gcra { buckets: Few::One([only]) }) if only.pace == bucket.pace => *only = bucket,
+            _ => *self = Self::of(Limiter::Gcra(Gcra::one(bucket))),
         }
     }
 }
@@ -133,7 +133,7 @@ fn weigh(mut bucket: Bucket, throttle: &Throttle, now: UnixMillis) -> (Throttled
     if taken {
         bucket.take(quantity, now);
     }
-    let answer = Throttled {
+    let reply = Throttled {
         limited,
         limit: pace.burst,
         remaining: bucket.room(now),
@@ -141,7 +141,7 @@ fn weigh(mut bucket: Bucket, throttle: &Throttle, now: UnixMillis) -> (Throttled
         reset_after_s: seconds(bucket.level(now)),
         changed: taken,
     };
-    (answer, taken.then_some(bucket))
+    (reply, taken.then_some(bucket))
 }
 
 /// Nanoseconds in seconds: what is less than a millisecond is cut off, the rest rounded up.

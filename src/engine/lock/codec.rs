@@ -85,7 +85,7 @@ fn decode_holder(source: &mut impl Source) -> Result<Holder, Corrupt> {
 mod tests {
     use super::super::value::Change;
     use super::*;
-    use crate::engine::codec::tape::{Field, Tape};
+    use crate::engine::codec::fields::{Field, Fields};
     use proptest::prelude::*;
 
     fn holder() -> impl Strategy<Value = Holder> {
@@ -117,38 +117,38 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(lock in lock()) {
-            let mut tape = Tape::default();
-            encode(&lock, &mut tape);
-            prop_assert_eq!(decode(ENCODING_VERSION, &mut tape), Ok(lock));
-            prop_assert!(tape.0.is_empty());
+            let mut payload = Fields::default();
+            encode(&lock, &mut payload);
+            prop_assert_eq!(decode(ENCODING_VERSION, &mut payload), Ok(lock));
+            prop_assert!(payload.0.is_empty());
         }
 
         #[test]
         fn any_input_is_a_lock_or_an_error(fields in proptest::collection::vec(field(), 0..12), version: i32) {
-            let _ = decode(version, &mut Tape(fields.clone().into()));
-            let _ = decode(ENCODING_VERSION, &mut Tape(fields.into()));
+            let _ = decode(version, &mut Fields(fields.clone().into()));
+            let _ = decode(ENCODING_VERSION, &mut Fields(fields.into()));
         }
 
         #[test]
         fn every_cut_is_refused(lock in lock(), cut in 1usize..6) {
-            let mut tape = Tape::default();
-            encode(&lock, &mut tape);
-            let keep = tape.0.len().saturating_sub(cut);
-            tape.0.truncate(keep);
-            prop_assert_eq!(decode(ENCODING_VERSION, &mut tape), Err(Corrupt::Cut));
+            let mut payload = Fields::default();
+            encode(&lock, &mut payload);
+            let keep = payload.0.len().saturating_sub(cut);
+            payload.0.truncate(keep);
+            prop_assert_eq!(decode(ENCODING_VERSION, &mut payload), Err(Corrupt::Cut));
         }
     }
 
     /// Mode, permits, count, then holders of that number and deadline, named `a`, `b`, …
     fn read(version: i32, head: [u64; 3], holders: &[(&[u8], u64, u64)]) -> Result<Lock, Corrupt> {
-        let mut tape = Tape::default();
-        head.iter().for_each(|&n| tape.put_unsigned(n));
+        let mut payload = Fields::default();
+        head.iter().for_each(|&n| payload.put_unsigned(n));
         for (owner, fence, deadline) in holders {
-            tape.put_bytes(owner);
-            tape.put_unsigned(*fence);
-            tape.put_unsigned(*deadline);
+            payload.put_bytes(owner);
+            payload.put_unsigned(*fence);
+            payload.put_unsigned(*deadline);
         }
-        decode(version, &mut tape)
+        decode(version, &mut payload)
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The rules of `lock.rs`, one example each; `sim` is what tries them in every mixture.
 
 use super::*;
-use crate::engine::id::{Bond, ClientId, Slot, WaiterId};
+use crate::engine::id::{Bond, ClientId, DbKey, WaiterId};
 use std::rc::Rc;
 
 /// One key, and the value under it.
 #[derive(Default)]
 struct Desk {
-    book: LockBook,
+    locks: Locks,
     lock: Option<Lock>,
     now_ms: u64,
     asked: u64,
@@ -18,8 +18,8 @@ impl Desk {
         Now { unix: UnixMillis(1_000_000 + self.now_ms), mono: MonoMillis(self.now_ms) }
     }
 
-    fn slot() -> Slot {
-        Slot { db: 0, key: Rc::from(&b"k"[..]) }
+    fn db_key() -> DbKey {
+        DbKey { db: 0, key: Rc::from(&b"k"[..]) }
     }
 
     fn commit(&mut self, change: Change) {
@@ -31,14 +31,14 @@ impl Desk {
             }
             (None, change) => panic!("{change:?} of nothing"),
         };
-        self.book.committed(0, b"k", &change, untied);
+        self.locks.committed(0, b"k", &change, untied);
         self.lock = self.lock.take().filter(|lock| !lock.holders().is_empty());
     }
 
     fn settle(&mut self) {
         loop {
             let found = self.lock.as_ref().map_or(Found::Nothing, |lock| Found::Lock(lock, None));
-            let Some(change) = self.book.step(&Self::slot(), found, self.now()) else { break };
+            let Some(change) = self.locks.step(&Self::db_key(), found, self.now()) else { break };
             self.commit(change);
         }
     }
@@ -50,7 +50,7 @@ impl Desk {
         let (client, term, bond) = (ClientId(self.asked), Term::Lasts(100), Bond::Bound);
         let request = Request { owner, client, mode, term, bond, at_least: 0 };
         self.settle();
-        let asked = self.book.ask((0, b"k"), self.lock.as_ref(), request, (wait_ms, 100), self.now());
+        let asked = self.locks.ask((0, b"k"), self.lock.as_ref(), request, (wait_ms, 100), self.now());
         if let Asked::Granted { change, .. } | Asked::Again { change, .. } = &asked {
             self.commit(change.clone());
         }
@@ -59,7 +59,7 @@ impl Desk {
 
     fn waits(&mut self, owner: &str, mode: Mode) -> WaiterId {
         match self.ask(owner, mode, 1_000) {
-            Asked::Parked(id) => id,
+            Asked::Blocked(id) => id,
             other => panic!("{owner} does not wait: {other:?}"),
         }
     }
@@ -77,8 +77,8 @@ impl Desk {
         live.map(|holder| String::from_utf8_lossy(&holder.owner).into_owned()).collect()
     }
 
-    fn answers(&mut self) -> Vec<(WaiterId, Answer)> {
-        std::iter::from_fn(|| self.book.deliver_next()).collect()
+    fn replies(&mut self) -> Vec<(WaiterId, Reply)> {
+        std::iter::from_fn(|| self.locks.next_reply()).collect()
     }
 }
 
@@ -93,7 +93,7 @@ fn a_waiting_writer_is_not_overtaken_by_readers() {
     assert_eq!(desk.holders(), ["writer"]);
     desk.unlock("writer");
     assert_eq!(desk.holders(), ["one", "two"], "readers in a row enter together");
-    let told: Vec<_> = desk.answers().into_iter().map(|(id, _)| id).collect();
+    let told: Vec<_> = desk.replies().into_iter().map(|(id, _)| id).collect();
     assert_eq!(told, [writer, one, two]);
 }
 
@@ -103,7 +103,7 @@ fn the_readers_behind_a_writer_that_gives_up_enter_at_once() {
     desk.ask("reader", Mode::Shared, 0);
     let writer = desk.waits("writer", Mode::Exclusive);
     desk.waits("late", Mode::Shared);
-    assert_eq!(desk.book.leave(writer), None);
+    assert_eq!(desk.locks.leave(writer), None);
     desk.settle();
     assert_eq!(desk.holders(), ["reader", "late"]);
 }
@@ -129,19 +129,19 @@ fn an_owner_that_waits_twice_is_granted_once_and_told_twice() {
     let other = desk.waits("other", Mode::Exclusive);
     desk.waits("me", Mode::Exclusive);
     desk.unlock("holder");
-    let answers = desk.answers();
-    let fences: Vec<_> = answers
+    let replies = desk.replies();
+    let fences: Vec<_> = replies
         .iter()
-        .map(|(_, answer)| match answer {
-            Answer::Granted(granted) => granted.fence,
-            answer => panic!("{answer:?}"),
+        .map(|(_, reply)| match reply {
+            Reply::Granted(granted) => granted.fence,
+            reply => panic!("{reply:?}"),
         })
         .collect();
-    assert!(fences.len() == 2 && fences[0] == fences[1] && answers.iter().all(|(id, _)| *id != other));
-    let [(_, Answer::Granted(first)), _] = &answers[..] else { panic!() };
-    desk.book.unheard(first);
+    assert!(fences.len() == 2 && fences[0] == fences[1] && replies.iter().all(|(id, _)| *id != other));
+    let [(_, Reply::Granted(first)), _] = &replies[..] else { panic!() };
+    desk.locks.undelivered(first);
     desk.settle();
-    assert_eq!(desk.holders(), ["me"], "the other connection has heard of it");
+    assert_eq!(desk.holders(), ["me"], "the other connection has delivered of it");
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn a_grant_that_nobody_heard_of_passes_on() {
     desk.waits("next", Mode::Exclusive);
     desk.unlock("holder");
     assert_eq!(desk.holders(), ["gone"]);
-    let Some(Answer::Granted(granted)) = desk.book.leave(gone) else { panic!() };
-    desk.book.unheard(&granted);
+    let Some(Reply::Granted(granted)) = desk.locks.leave(gone) else { panic!() };
+    desk.locks.undelivered(&granted);
     desk.settle();
     assert_eq!(desk.holders(), ["next"]);
 }
@@ -178,8 +178,8 @@ fn a_bound_holder_leaves_with_its_connection_and_only_with_its_last() {
     let mut desk = Desk::default();
     desk.ask("me", Mode::Exclusive, 0);
     desk.ask("me", Mode::Exclusive, 0);
-    assert!(!desk.book.disconnect(ClientId(1)), "it moved to the second connection");
-    assert!(desk.book.disconnect(ClientId(2)));
+    assert!(!desk.locks.disconnect(ClientId(1)), "it moved to the second connection");
+    assert!(desk.locks.disconnect(ClientId(2)));
     desk.settle();
     assert!(desk.holders().is_empty());
 }
@@ -189,9 +189,9 @@ fn numbers_that_are_used_up_are_an_answer() {
     let mut desk = Desk::default();
     desk.ask("holder", Mode::Exclusive, 0);
     let id = desk.waits("next", Mode::Exclusive);
-    desk.book.fences.see(FENCE_MAX);
+    desk.locks.fences.see(FENCE_MAX);
     desk.unlock("holder");
-    assert_eq!(desk.answers(), [(id, Answer::Exhausted)]);
+    assert_eq!(desk.replies(), [(id, Reply::Exhausted)]);
     assert_eq!(desk.ask("another", Mode::Exclusive, 0), Asked::Exhausted);
 }
 

@@ -1,19 +1,19 @@
-//! What must hold inside a [`LockBook`] between any two calls.
+//! What must hold inside a [`Locks`] between any two calls.
 
-use super::book::Due;
-use super::{LockBook, Owner};
-use crate::engine::id::{ClientId, Slot, WaiterId};
+use super::locks::Due;
+use super::{Locks, Owner};
+use crate::engine::id::{ClientId, DbKey, WaiterId};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-impl LockBook {
-    /// Who waits for `slot`, oldest first.
-    pub(crate) fn inside(&self, slot: &Slot) -> Vec<WaiterId> {
-        self.line(slot.db, &slot.key).into_iter().flat_map(|line| line.ids()).collect()
+impl Locks {
+    /// Who waits for `db_key`, oldest first.
+    pub(crate) fn inside(&self, db_key: &DbKey) -> Vec<WaiterId> {
+        self.line(db_key.db, &db_key.key).into_iter().flat_map(|line| line.ids()).collect()
     }
 
     /// All bonds: which lock of which owner ends with which connection.
-    pub(crate) fn ties(&self) -> impl Iterator<Item = (ClientId, &Slot, &Owner)> {
+    pub(crate) fn ties(&self) -> impl Iterator<Item = (ClientId, &DbKey, &Owner)> {
         self.bonds.iter()
     }
 
@@ -24,16 +24,16 @@ impl LockBook {
         for (key, dbs) in &self.lines {
             assert!(!dbs.is_empty(), "a name without a line");
             for (db, line) in dbs {
-                let slot = Slot { db: *db, key: Rc::clone(key) };
+                let db_key = DbKey { db: *db, key: Rc::clone(key) };
                 assert!(!line.is_empty(), "a line of nobody");
                 assert!(
-                    line.look_at.is_some() || self.doubted.contains_key(&slot),
-                    "a line that nobody looks at: {slot:?}"
+                    line.look_at.is_some() || self.touched.contains_key(&db_key),
+                    "a line that nobody looks at: {db_key:?}"
                 );
-                due.extend(line.look_at.map(|at| (at, Due::Look(slot.clone()))));
+                due.extend(line.look_at.map(|at| (at, Due::Look(db_key.clone()))));
                 for id in line.ids() {
                     let waiting = self.waiting.get(&id).expect("one who left stands in a line");
-                    assert_eq!(waiting.slot, slot, "{id:?} stands in another key's line");
+                    assert_eq!(waiting.db_key, db_key, "{id:?} stands in another key's line");
                     assert!(placed.insert(id), "{id:?} stands in two lines");
                     assert!(line.of(&waiting.request.owner).any(|other| other == id), "{id:?} has no name");
                     due.insert((waiting.deadline, Due::Wait(id)));
@@ -50,6 +50,6 @@ impl LockBook {
         }
         assert_eq!(placed.len(), self.waiting.len(), "somebody waits nowhere");
         assert_eq!(due, self.due, "deadlines");
-        assert!(self.answers.ids().all(|id| !placed.contains(&id)), "one who waits has an answer");
+        assert!(self.replies.ids().all(|id| !placed.contains(&id)), "one who waits has an reply");
     }
 }

@@ -4,7 +4,7 @@
 //! dying holders and others of flushes: what always happens at the same rate meets the same states.
 
 use super::model::Place;
-use super::world::{Sight, World};
+use super::world::{Lookup, World};
 use crate::engine::id::{Bond, DbId};
 use rand::rngs::StdRng;
 use rand::Rng;
@@ -106,10 +106,12 @@ impl World {
         let percent = self.rng.random_range(0..100);
         match kind.unwrap_or(0) {
             // A hit decides nothing: rather let the key go, so that the next one misses.
-            0 if self.sight(place) == Sight::Fresh && percent < 50 => Action::Age { place },
-            0 if matches!(self.sight(place), Sight::Fresh | Sight::WrongType) => Action::Perish { place },
+            0 if self.sight(place) == Lookup::Fresh && percent < 50 => Action::Age { place },
+            0 if matches!(self.sight(place), Lookup::Fresh | Lookup::WrongType) => Action::Perish { place },
             0 => Action::Ask { who, place, terms: self.some_terms() },
-            1 => Action::Store { place: self.clients[who].grants.back().map_or(place, |grant| Place::of(&grant.slot)) },
+            1 => {
+                Action::Store { place: self.clients[who].grants.back().map_or(place, |grant| Place::of(&grant.db_key)) }
+            }
             2 => Action::Void { place },
             3 => Action::Delete { place },
             4 => Action::Set { place },

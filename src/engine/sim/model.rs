@@ -7,10 +7,10 @@
 //! seen. What the contract leaves open it learns from the book and holds it to: the numbers of
 //! grants, their tokens, and the order of answers that say the same.
 
-use crate::engine::cache::leases::{Asked, Caller, Doubt, Failure, Found, Grant, Serial, Served, Tally};
-use crate::engine::cache::outbox::Answer;
+use crate::engine::cache::leases::{Asked, Caller, Failure, Found, Grant, LeaseStats, Serial, Served, Touch};
+use crate::engine::cache::pending::Reply;
 use crate::engine::cache::waiters::Kind;
-use crate::engine::id::{Bond, ClientId, DbId, Slot, WaiterId};
+use crate::engine::id::{Bond, ClientId, DbId, DbKey, WaiterId};
 use crate::engine::time::MonoMillis;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -29,10 +29,10 @@ impl Place {
         name(self.key)
     }
 
-    pub fn of(slot: &Slot) -> Self {
-        match *slot.key {
-            [b'k', digit] => Self { db: slot.db, key: digit - b'0' },
-            _ => panic!("no key of this world: {slot:?}"),
+    pub fn of(db_key: &DbKey) -> Self {
+        match *db_key.key {
+            [b'k', digit] => Self { db: db_key.db, key: digit - b'0' },
+            _ => panic!("no key of this world: {db_key:?}"),
         }
     }
 }
@@ -52,14 +52,14 @@ struct Lease {
     serves_stale: bool,
     granted: MonoMillis,
     deadline: MonoMillis,
-    doubt: Option<Doubt>,
+    touch: Option<Touch>,
 }
 
 /// What a waiter will be told.
 #[derive(Clone, Debug, PartialEq)]
 enum Verdict {
     Won(GrantNo),
-    Is(Answer),
+    Is(Reply),
 }
 
 struct Waiter {
@@ -102,7 +102,7 @@ pub(super) struct Model {
     serials: BTreeMap<Serial, GrantNo>,
     tokens: BTreeMap<u128, Serial>,
     decisions: u64,
-    tally: Tally,
+    stats: LeaseStats,
     /// Leases that ended otherwise than the tally counts: by a value, a refusal, a new role.
     leases_done: u64,
     /// How often a group went on waiting for keys that were leased again.
@@ -120,8 +120,8 @@ impl Model {
                 let left_ms = lease.deadline.0 - now.0;
                 return assert_eq!(*asked, Asked::Leased { left_ms }, "{caller:?} may not wait");
             }
-            let Asked::Parked(id) = asked else { panic!("{caller:?} waits, but is told {asked:?}") };
-            return self.park(*id, vec![place], Kind::Single, caller, now);
+            let Asked::Blocked(id) = asked else { panic!("{caller:?} waits, but is told {asked:?}") };
+            return self.block(*id, vec![place], Kind::Single, caller, now);
         }
         if let Some(failure) = self.failure(place, now) {
             return assert_eq!(*asked, Asked::Failed(failure.clone()), "too early for {caller:?}");
@@ -144,7 +144,7 @@ impl Model {
         if let Some(grant) = granted {
             self.grant_told(place, caller, now, grant);
             self.leases.get_mut(&place).expect("just granted").is_early = true;
-            self.tally.early_refreshes += 1;
+            self.stats.early_refreshes += 1;
         }
     }
 
@@ -160,7 +160,7 @@ impl Model {
         let may = caller.wait_ms > 0 && self.waiters.len() < waiters_max && !places.is_empty();
         assert_eq!(id.is_some(), may && places.iter().all(leased), "whether {caller:?} waits for {places:?}");
         if let Some(id) = id {
-            self.park(id, places, Kind::Group, caller, now);
+            self.block(id, places, Kind::Group, caller, now);
         }
     }
 
@@ -181,7 +181,7 @@ impl Model {
     pub fn release(&mut self, place: Place, serial: Option<Serial>, now: MonoMillis) -> bool {
         let holds = self.holds(place, serial, now);
         if holds {
-            self.tally.leases_released += 1;
+            self.stats.leases_released += 1;
             self.hand_over(place, now);
         }
         holds
@@ -191,9 +191,9 @@ impl Model {
         let holds = self.holds(place, serial, now);
         if holds {
             self.leases.remove(&place);
-            self.tally.leases_failed += 1;
+            self.stats.leases_failed += 1;
             self.pass_groups(place);
-            self.decide(place, &Verdict::Is(Answer::Failed(failure.clone())));
+            self.decide(place, &Verdict::Is(Reply::Failed(failure.clone())));
             self.failures.insert(place, failure);
         }
         holds
@@ -201,7 +201,7 @@ impl Model {
 
     pub fn disconnect(&mut self, client: ClientId, now: MonoMillis) {
         for place in self.bound_to(client) {
-            self.tally.leases_disconnected += 1;
+            self.stats.leases_disconnected += 1;
             self.hand_over(place, now);
         }
     }
@@ -220,12 +220,12 @@ impl Model {
         let Some(lease) = self.leases.remove(&place) else { return };
         self.leases_done += 1;
         self.pass_groups(place);
-        let value = Verdict::Is(Answer::Value(served.clone()));
+        let value = Verdict::Is(Reply::Value(served.clone()));
         let mut avoided = 0;
-        if let Some(heir) = self.unheard(lease.number) {
+        if let Some(heir) = self.undelivered(lease.number) {
             self.waiters.get_mut(&heir).expect("an heir").verdict = None;
             if self.waiters[&heir].kind == Kind::Group {
-                self.decide_one(heir, Verdict::Is(Answer::Look));
+                self.decide_one(heir, Verdict::Is(Reply::Look));
             } else {
                 self.decide_one(heir, value.clone());
                 // The same decision as of those behind it.
@@ -234,54 +234,54 @@ impl Model {
             }
         }
         avoided += self.decide(place, &value);
-        self.tally.loads_avoided += avoided;
-        self.tally.load_ms_avoided += avoided * (now.0 - lease.granted.0);
+        self.stats.loads_avoided += avoided;
+        self.stats.load_ms_avoided += avoided * (now.0 - lease.granted.0);
     }
 
     pub fn void(&mut self, place: Place, now: MonoMillis) {
         if self.leases.contains_key(&place) {
-            self.tally.leases_voided += 1;
+            self.stats.leases_voided += 1;
             self.hand_over(place, now);
         }
     }
 
-    pub fn refuse(&mut self, place: Place, answer: Answer) {
+    pub fn refuse(&mut self, place: Place, reply: Reply) {
         if self.leases.remove(&place).is_some() {
             self.leases_done += 1;
-            self.decide(place, &Verdict::Is(answer));
+            self.decide(place, &Verdict::Is(reply));
         }
     }
 
-    /// What `doubt` means for all keys that `concerns` says. True if there were any.
-    pub fn doubt(&mut self, doubt: Doubt, concerns: impl Fn(Place) -> bool) -> bool {
+    /// What `touch` means for all keys that `concerns` says. True if there were any.
+    pub fn mark_touched(&mut self, touch: Touch, concerns: impl Fn(Place) -> bool) -> bool {
         let mut any = false;
         for (_, lease) in self.leases.iter_mut().filter(|(place, _)| concerns(**place)) {
             any = true;
-            if lease.doubt != Some(Doubt::Invalidated) {
-                lease.doubt = Some(doubt);
+            if lease.touch != Some(Touch::Invalidated) {
+                lease.touch = Some(touch);
             }
         }
         any
     }
 
-    pub fn resolve(&mut self, place: Place, found: Found, now: MonoMillis) {
+    pub fn recheck(&mut self, place: Place, found: Found, now: MonoMillis) {
         let waited_for = self.is_waited_for(place);
         let Some(lease) = self.leases.get_mut(&place) else { return };
-        let Some(doubt) = lease.doubt.take() else { return };
+        let Some(touch) = lease.touch.take() else { return };
         match found {
             // It was there all the time, and one refreshes it.
-            Found::Fresh(_) if doubt == Doubt::Appeared && lease.is_early && !waited_for => {}
+            Found::Fresh(_) if touch == Touch::Appeared && lease.is_early && !waited_for => {}
             Found::Fresh(served) => self.settle(place, &served, now),
-            Found::WrongType => self.refuse(place, Answer::WrongType),
-            Found::Nothing if doubt == Doubt::Invalidated || lease.is_early || lease.serves_stale => {
+            Found::WrongType => self.refuse(place, Reply::WrongType),
+            Found::Nothing if touch == Touch::Invalidated || lease.is_early || lease.serves_stale => {
                 self.void(place, now);
             }
-            Found::Stale if doubt == Doubt::Invalidated => {
+            Found::Stale if touch == Touch::Invalidated => {
                 self.void(place, now);
                 if let Some(lease) = self.leases.get_mut(&place) {
                     lease.serves_stale = true;
                     self.pass_groups(place);
-                    self.decide(place, &Verdict::Is(Answer::Look));
+                    self.decide(place, &Verdict::Is(Reply::Look));
                 }
             }
             Found::Nothing | Found::Stale => {}
@@ -293,7 +293,7 @@ impl Model {
         while let Some((_, due)) = self.dues().filter(|(at, _)| *at <= now).min() {
             match due {
                 Due::Lease(place) => {
-                    self.tally.leases_expired += 1;
+                    self.stats.leases_expired += 1;
                     self.hand_over(place, now);
                 }
                 Due::Wait(id) => self.time_out(id, now),
@@ -304,19 +304,19 @@ impl Model {
 
     pub fn give_back(&mut self, place: Place, serial: Serial, now: MonoMillis) {
         if self.leases.get(&place).is_some_and(|lease| self.grants[lease.number].serial == Some(serial)) {
-            self.tally.leases_disconnected += 1;
+            self.stats.leases_disconnected += 1;
             self.hand_over(place, now);
         }
     }
 
-    pub fn forget_all(&mut self, answer: &Answer) {
+    pub fn forget_all(&mut self, reply: &Reply) {
         self.leases_done += self.leases.len() as u64;
         self.leases.clear();
         self.failures.clear();
         let queued: Vec<_> = self.queued().map(|(id, _)| id).collect();
         self.decisions += 1;
         for id in queued {
-            self.waiters.get_mut(&id).expect("queued").verdict = Some((self.decisions, Verdict::Is(answer.clone())));
+            self.waiters.get_mut(&id).expect("queued").verdict = Some((self.decisions, Verdict::Is(reply.clone())));
         }
     }
 
@@ -333,7 +333,7 @@ impl Model {
     }
 
     pub fn is_doubted(&self, place: Place) -> bool {
-        self.leases.get(&place).is_some_and(|lease| lease.doubt.is_some())
+        self.leases.get(&place).is_some_and(|lease| lease.touch.is_some())
     }
 
     /// Why nobody is granted the lease on `place` at `now`, if so.
@@ -353,7 +353,7 @@ impl Model {
 
     /// The waiter that was handed the lease on `place` and has not heard of it.
     pub fn heir(&self, place: Place) -> Option<Kind> {
-        let heir = self.unheard(self.leases.get(&place)?.number)?;
+        let heir = self.undelivered(self.leases.get(&place)?.number)?;
         Some(self.waiters[&heir].kind)
     }
 
@@ -365,7 +365,7 @@ impl Model {
         self.waiters.len()
     }
 
-    fn unheard(&self, number: GrantNo) -> Option<WaiterId> {
+    fn undelivered(&self, number: GrantNo) -> Option<WaiterId> {
         let won = |waiter: &Waiter| matches!(waiter.verdict, Some((_, Verdict::Won(theirs))) if theirs == number);
         self.waiters.iter().find(|(_, waiter)| won(waiter)).map(|(id, _)| *id)
     }
@@ -388,35 +388,35 @@ impl Model {
 
     fn end_overdue(&mut self, place: Place, now: MonoMillis) {
         if self.leases.get(&place).is_some_and(|lease| lease.deadline <= now) {
-            self.tally.leases_expired += 1;
+            self.stats.leases_expired += 1;
             self.hand_over(place, now);
         }
     }
 
-    fn park(&mut self, id: WaiterId, places: Vec<Place>, kind: Kind, caller: Caller, now: MonoMillis) {
+    fn block(&mut self, id: WaiterId, places: Vec<Place>, kind: Kind, caller: Caller, now: MonoMillis) {
         assert!(self.waiters.keys().all(|other| *other < id), "{id:?} is not the youngest");
         let Caller { client, lease_ms, bond, wait_ms } = caller;
         let deadline = now.after(wait_ms);
         let group = places.clone();
         let since = now;
         self.waiters.insert(id, Waiter { client, places, group, kind, lease_ms, bond, since, deadline, verdict: None });
-        self.tally.waits += 1;
+        self.stats.waits += 1;
         self.peak = self.peak.max(self.waiters.len());
     }
 
     fn grant_told(&mut self, place: Place, caller: Caller, now: MonoMillis, grant: &Grant) {
         let number = self.grant(place, caller.client, caller.lease_ms, caller.bond, now);
-        self.same(&Verdict::Won(number), &Answer::Won(grant.clone()));
+        self.same(&Verdict::Won(number), &Reply::Won(grant.clone()));
     }
 
     fn grant(&mut self, place: Place, holder: ClientId, ms: u64, bond: Bond, now: MonoMillis) -> GrantNo {
         let (number, deadline) = (self.grants.len(), now.after(ms));
         self.grants.push(Granted { place, deadline, serial: None });
         let lease =
-            Lease { number, holder, bond, is_early: false, serves_stale: false, granted: now, deadline, doubt: None };
+            Lease { number, holder, bond, is_early: false, serves_stale: false, granted: now, deadline, touch: None };
         assert!(self.leases.insert(place, lease).is_none(), "two leases on {place:?}");
         assert!(self.failure(place, now).is_none(), "granted too early after a failure");
-        self.tally.leases_granted += 1;
+        self.stats.leases_granted += 1;
         number
     }
 
@@ -424,15 +424,15 @@ impl Model {
     fn hand_over(&mut self, place: Place, now: MonoMillis) {
         let Some(lease) = self.leases.remove(&place) else { return };
         // One who has not heard of that lease comes before all who wait.
-        let unheard = self.unheard(lease.number).filter(|heir| self.waiters[heir].kind == Kind::Single);
+        let undelivered = self.undelivered(lease.number).filter(|heir| self.waiters[heir].kind == Kind::Single);
         let oldest = self.queued_at(place).next().map(|(id, _)| id);
-        let Some(id) = unheard.or(oldest) else { return };
+        let Some(id) = undelivered.or(oldest) else { return };
         let heir = self.waiters.get_mut(&id).expect("it waits");
         heir.verdict = None;
         let heir = &self.waiters[&id];
         let number = self.grant(place, heir.client, heir.lease_ms, heir.bond, now);
-        self.leases.get_mut(&place).expect("just granted").doubt = lease.doubt;
-        self.tally.handovers += 1;
+        self.leases.get_mut(&place).expect("just granted").touch = lease.touch;
+        self.stats.handovers += 1;
         self.decide_one(id, Verdict::Won(number));
     }
 
@@ -449,7 +449,7 @@ impl Model {
                 waiter.places = waiter.group.iter().filter(again).copied().collect();
                 self.waits_again += u64::from(!waiter.places.is_empty());
                 if waiter.places.is_empty() {
-                    self.decide_one(id, Verdict::Is(Answer::Look));
+                    self.decide_one(id, Verdict::Is(Reply::Look));
                 }
             }
         }
@@ -457,9 +457,9 @@ impl Model {
 
     fn time_out(&mut self, id: WaiterId, now: MonoMillis) {
         let left_ms = self.lease_left_ms(id, now);
-        self.tally.waits_timed_out += 1;
+        self.stats.waits_timed_out += 1;
         let group = self.waiters[&id].kind == Kind::Group;
-        self.decide_one(id, Verdict::Is(if group { Answer::Look } else { Answer::Leased { left_ms } }));
+        self.decide_one(id, Verdict::Is(if group { Reply::Look } else { Reply::Leased { left_ms } }));
     }
 
     fn lease_left_ms(&self, id: WaiterId, now: MonoMillis) -> u64 {

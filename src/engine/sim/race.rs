@@ -11,9 +11,9 @@
 //! What writers must do themselves: one at a time changes a row and invalidates it.
 
 use super::model::Place;
-use crate::engine::cache::leases::{Doubt, Found, LeaseBook, Served};
+use crate::engine::cache::leases::{Found, Leases, Served, Touch};
 use crate::engine::cache::plain::{Effect, Watch, STRANGER_MS};
-use crate::engine::id::{ClientId, DbId, Slot};
+use crate::engine::id::{ClientId, DbId, DbKey};
 use crate::engine::time::MonoMillis;
 use cast::{Cast, Command, Reader, Row, Way, Writer};
 use rand::rngs::StdRng;
@@ -72,7 +72,7 @@ struct World {
     now: MonoMillis,
     names: Names,
     discipline: Discipline,
-    book: LeaseBook,
+    leases: Leases,
     watch: Option<Watch>,
     watch_until: MonoMillis,
     keyspace: BTreeMap<Place, Cached>,
@@ -102,7 +102,7 @@ impl World {
             now: MonoMillis(0),
             names,
             discipline,
-            book: LeaseBook::default(),
+            leases: Leases::default(),
             watch: None,
             watch_until: MonoMillis(0),
             keyspace: BTreeMap::new(),
@@ -126,8 +126,8 @@ impl World {
             45..80 => self.advance_writer(),
             80..85 => self.deliver(),
             85..89 => {
-                if let Some(slot) = self.book.next_doubted() {
-                    self.resolve(&slot);
+                if let Some(db_key) = self.leases.next_touched() {
+                    self.recheck(&db_key);
                 }
             }
             89..93 => self.turn(),
@@ -135,34 +135,34 @@ impl World {
             95 => self.swap(),
             _ => self.pass(),
         }
-        if self.book.leases() > 0 && self.watch.is_none() {
+        if self.leases.leases() > 0 && self.watch.is_none() {
             self.watch = Some(Watch::new(self.now));
         }
-        self.book.validate();
+        self.leases.validate();
     }
 
     /// A command of ours runs outside a transaction: one that was seen to begin to run is over.
     fn note_direct(&mut self, client: ClientId) {
         if let Some(watch) = self.watch.as_mut().filter(|watch| watch.has_transactions()) {
             watch.forget(client);
-            watch.settle(&mut self.book);
+            watch.settle(&mut self.leases);
         }
     }
 
     /// The timer fires.
     fn turn(&mut self) {
         if let Some(watch) = &mut self.watch {
-            watch.settle(&mut self.book);
+            watch.settle(&mut self.leases);
         }
-        while let Some(slot) = self.book.next_doubted() {
-            self.resolve(&slot);
+        while let Some(db_key) = self.leases.next_touched() {
+            self.recheck(&db_key);
         }
         for place in all_places().filter(|place| self.keyspace.get(place).is_some_and(|cached| cached.is_fresh)) {
-            let lease = self.book.inside(place.db, &place.name());
+            let lease = self.leases.inside(place.db, &place.name());
             assert!(lease.is_none_or(|lease| lease.is_early), "somebody loads {place:?}, which is there");
         }
-        while self.book.expire_next(self.now) {}
-        if self.book.leases() > 0 {
+        while self.leases.expire_next(self.now) {}
+        if self.leases.leases() > 0 {
             let linger_ms = if self.names == Names::Told { 0 } else { LINGER_MS };
             self.watch_until = self.now.after(linger_ms);
         } else if self.now >= self.watch_until {
@@ -213,7 +213,7 @@ impl World {
         }
         self.sets.swap(0, 1);
         self.swaps += 1;
-        (0..DBS).for_each(|db| self.book.doubt_all(Some(db), Doubt::Invalidated));
+        (0..DBS).for_each(|db| self.leases.mark_all_touched(Some(db), Touch::Invalidated));
         for place in all_places() {
             self.ways.insert(self.row(place), Way::Swap);
         }
@@ -226,8 +226,8 @@ impl World {
             watch.forget(writer);
         }
         let client = (self.names == Names::Told).then_some(writer);
-        let keys = args.iter().map(|arg| (*arg, Doubt::Invalidated));
-        watch.see(&mut self.book, effect, client, keys, self.now);
+        let keys = args.iter().map(|arg| (*arg, Touch::Invalidated));
+        watch.see(&mut self.leases, effect, client, keys, self.now);
     }
 
     /// Lets `command` happen to the keyspace.
@@ -238,7 +238,7 @@ impl World {
             Command::CacheDelete(place) => {
                 self.resolve_at(place);
                 self.keyspace.remove(&place);
-                self.book.void(place.db, &place.name(), self.now);
+                self.leases.void(place.db, &place.name(), self.now);
             }
             Command::Inspect(place) => self.resolve_at(place),
             Command::CacheSet(place, version) => {
@@ -248,7 +248,7 @@ impl World {
             }
             Command::Flush(only) => {
                 self.keyspace.retain(|place, _| only.is_some_and(|db| db != place.db));
-                self.book.doubt_all(only, Doubt::Invalidated);
+                self.leases.mark_all_touched(only, Touch::Invalidated);
             }
         }
     }
@@ -264,22 +264,22 @@ impl World {
 
     fn settle(&mut self, place: Place) {
         let served = Self::served(&self.keyspace[&place]);
-        self.book.settle(place.db, &place.name(), || served, self.now);
+        self.leases.settle(place.db, &place.name(), || served, self.now);
     }
 
     fn resolve_at(&mut self, place: Place) {
-        if let Some(slot) = self.book.doubted(place.db, &place.name()) {
-            self.resolve(&slot);
+        if let Some(db_key) = self.leases.touched(place.db, &place.name()) {
+            self.recheck(&db_key);
         }
     }
 
-    fn resolve(&mut self, slot: &Slot) {
-        let found = match self.keyspace.get(&Place::of(slot)) {
+    fn recheck(&mut self, db_key: &DbKey) {
+        let found = match self.keyspace.get(&Place::of(db_key)) {
             None => Found::Nothing,
             Some(cached) if cached.is_fresh => Found::Fresh(Self::served(cached)),
             Some(_) => Found::Stale,
         };
-        self.book.resolve(slot, found, self.now);
+        self.leases.recheck(db_key, found, self.now);
     }
 
     fn served(cached: &Cached) -> Served {

@@ -8,10 +8,10 @@
 
 use super::action::{weights, Action, Terms, KINDS};
 use super::model::{name, Model, Place};
-use crate::engine::cache::leases::{Doubt, Found, Grant, LeaseBook, Served};
-use crate::engine::cache::outbox::Answer;
+use crate::engine::cache::leases::{Found, Grant, Leases, Served, Touch};
+use crate::engine::cache::pending::Reply;
 use crate::engine::cache::waiters::Kind;
-use crate::engine::id::{ClientId, DbId, Slot, WaiterId};
+use crate::engine::id::{ClientId, DbId, DbKey, WaiterId};
 use crate::engine::time::{MonoMillis, UnixMillis};
 use event::told;
 pub(super) use event::Event;
@@ -31,7 +31,7 @@ pub(super) enum Held {
 
 /// What a command finds under a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sight {
+pub(super) enum Lookup {
     Nothing,
     Fresh,
     Stale,
@@ -59,7 +59,7 @@ pub(super) struct Client {
 pub(super) struct World {
     pub(super) rng: StdRng,
     now: MonoMillis,
-    book: LeaseBook,
+    leases: Leases,
     model: Model,
     keyspace: BTreeMap<Place, Held>,
     /// The step at which each value, by its number, last came to be fresh under a key.
@@ -72,7 +72,7 @@ pub(super) struct World {
     pub(super) weights: [u32; KINDS],
     step: u64,
     /// The step at which each waiter began to wait.
-    parked: BTreeMap<WaiterId, u64>,
+    blocked: BTreeMap<WaiterId, u64>,
     /// How often each event came about.
     pub seen: BTreeMap<Event, u64>,
 }
@@ -87,7 +87,7 @@ impl World {
         let mut world = Self {
             rng,
             now: MonoMillis(0),
-            book: LeaseBook::default(),
+            leases: Leases::default(),
             model: Model::default(),
             keyspace: BTreeMap::new(),
             appeared: Vec::new(),
@@ -98,7 +98,7 @@ impl World {
             waiters_max,
             weights,
             step: 0,
-            parked: BTreeMap::new(),
+            blocked: BTreeMap::new(),
             seen: BTreeMap::new(),
         };
         for _ in 0..number {
@@ -112,18 +112,18 @@ impl World {
         self.now
     }
 
-    pub fn sight(&self, place: Place) -> Sight {
+    pub fn sight(&self, place: Place) -> Lookup {
         match self.keyspace.get(&place) {
-            None => Sight::Nothing,
-            Some(Held::WrongType) => Sight::WrongType,
-            Some(Held::Value { is_fresh: true, .. }) => Sight::Fresh,
-            Some(Held::Value { is_fresh: false, .. }) => Sight::Stale,
+            None => Lookup::Nothing,
+            Some(Held::WrongType) => Lookup::WrongType,
+            Some(Held::Value { is_fresh: true, .. }) => Lookup::Fresh,
+            Some(Held::Value { is_fresh: false, .. }) => Lookup::Stale,
         }
     }
 
     /// A key that holds a fresh value.
     pub fn some_fresh(&self) -> Option<Place> {
-        self.keyspace.keys().copied().find(|place| self.sight(*place) == Sight::Fresh)
+        self.keyspace.keys().copied().find(|place| self.sight(*place) == Lookup::Fresh)
     }
 
     /// A key that one refreshes ahead of expiry.
@@ -134,7 +134,7 @@ impl World {
     /// A key that one refreshed ahead of expiry, and that others wait for since it has gone.
     pub fn some_early_and_gone(&self) -> Option<Place> {
         let waited = |place: &Place| self.model.is_early(*place) && self.model.is_waited_for(*place);
-        self.places().find(|place| waited(place) && self.sight(*place) == Sight::Nothing)
+        self.places().find(|place| waited(place) && self.sight(*place) == Lookup::Nothing)
     }
 
     fn places(&self) -> impl Iterator<Item = Place> {
@@ -145,7 +145,7 @@ impl World {
     /// Whether that token of `who` proves a lease.
     pub fn is_live(&self, who: usize, nth: usize) -> bool {
         let grant = &self.clients[who].grants[nth];
-        self.book.inside(grant.slot.db, &grant.slot.key).is_some_and(|lease| lease.serial == grant.serial)
+        self.leases.inside(grant.db_key.db, &grant.db_key.key).is_some_and(|lease| lease.serial == grant.serial)
     }
 
     /// Lets `action` happen, and checks everything.
@@ -160,24 +160,24 @@ impl World {
             Action::Void { place } => {
                 self.resolve_at(place);
                 self.keyspace.remove(&place);
-                self.book.void(place.db, &place.name(), self.now);
+                self.leases.void(place.db, &place.name(), self.now);
                 self.model.void(place, self.now);
             }
             Action::Delete { place } => {
-                self.doubt(place.key, Doubt::Invalidated);
+                self.mark_touched(place.key, Touch::Invalidated);
                 self.keyspace.remove(&place);
             }
             Action::Set { place } => {
-                self.doubt(place.key, Doubt::Invalidated);
+                self.mark_touched(place.key, Touch::Invalidated);
                 self.new_value(place);
             }
             Action::Push { place } => {
-                self.doubt(place.key, Doubt::Appeared);
+                self.mark_touched(place.key, Touch::Appeared);
                 self.keyspace.entry(place).or_insert(Held::WrongType);
             }
             Action::Count { place } => {
-                self.doubt(place.key, Doubt::Appeared);
-                if self.sight(place) == Sight::Nothing {
+                self.mark_touched(place.key, Touch::Appeared);
+                if self.sight(place) == Lookup::Nothing {
                     self.count(
                         Event::AppearedWhileEarly,
                         self.model.is_waited_for(place) && self.model.is_early(place),
@@ -185,7 +185,7 @@ impl World {
                     self.new_value(place);
                 }
             }
-            Action::Look { key } => self.doubt(key, Doubt::Appeared),
+            Action::Look { key } => self.mark_touched(key, Touch::Appeared),
             Action::Age { place } => {
                 if let Some(Held::Value { is_fresh, .. }) = self.keyspace.get_mut(&place) {
                     *is_fresh = false;
@@ -193,23 +193,23 @@ impl World {
             }
             Action::Perish { place } => drop(self.keyspace.remove(&place)),
             Action::Flush { only } => {
-                self.doubt_all(only);
+                self.mark_all_touched(only);
                 self.keyspace.retain(|place, _| only.is_some_and(|db| db != place.db));
             }
             Action::Swap { one, other } => self.swap(one, other),
             Action::Close { who } => self.close(who),
             Action::Unblock { who } => self.leave(who),
             Action::Deliver { most, lost_percent } => self.deliver(most, lost_percent),
-            Action::Resolve { most } => self.resolve(most),
+            Action::Resolve { most } => self.recheck(most),
             Action::Pass { ms } => self.now = self.now.after(ms),
             Action::Expire { after_resolving } => self.expire(after_resolving),
             Action::Demote => {
-                self.book.forget_all(&Answer::Readonly);
-                self.model.forget_all(&Answer::Readonly);
+                self.leases.forget_all(&Reply::Readonly);
+                self.model.forget_all(&Reply::Readonly);
             }
             Action::Migrate { place } => {
-                self.book.refuse(&slot(place), &Answer::Moved);
-                self.model.refuse(place, Answer::Moved);
+                self.leases.refuse(&db_key(place), &Reply::Moved);
+                self.model.refuse(place, Reply::Moved);
             }
             Action::Limit { waiters_max } => self.waiters_max = waiters_max,
         }
@@ -218,11 +218,11 @@ impl World {
 
     /// Lets time run to its end: everybody is answered, and nothing stays behind.
     pub fn end(&mut self) {
-        self.resolve(usize::MAX);
+        self.recheck(usize::MAX);
         let mut ran_out = 2 * (self.model.waiters() + self.model.leases()) + 2 + usize::from(self.keys) * 3;
         loop {
             self.deliver(usize::MAX, 0);
-            let Some(at) = self.book.next_due() else { break };
+            let Some(at) = self.leases.next_due() else { break };
             assert!(ran_out > 0 || self.model.waiters() == 0, "somebody waits for ever");
             ran_out = ran_out.saturating_sub(1);
             self.now = self.now.max(at);
@@ -230,18 +230,18 @@ impl World {
             self.check();
         }
         assert_eq!((self.model.waiters(), self.model.leases()), (0, 0), "somebody waits for ever");
-        assert!(self.book.is_idle() && self.book.next_due().is_none() && self.book.next_doubted().is_none());
+        assert!(self.leases.is_idle() && self.leases.next_due().is_none() && self.leases.next_touched().is_none());
         assert!(self.clients.iter().all(|client| client.waits.is_none()), "a client was never answered");
     }
 
     fn check(&mut self) {
-        self.book.validate();
-        self.model.agree(&self.book);
+        self.leases.validate();
+        self.model.agree(&self.leases);
         *self.seen.entry(Event::GroupWaitedAgain).or_default() += std::mem::take(&mut self.model.waits_again);
         if self.step % 8 == 0 {
-            self.model.agree_in_detail(&self.book, self.now, self.places());
+            self.model.agree_in_detail(&self.leases, self.now, self.places());
         }
-        for place in self.keyspace.keys().filter(|place| self.sight(**place) != Sight::Stale) {
+        for place in self.keyspace.keys().filter(|place| self.sight(**place) != Lookup::Stale) {
             assert!(
                 !self.model.is_leased(*place) || self.model.is_doubted(*place) || self.model.is_early(*place),
                 "a lease is out on {place:?}, which holds something"
@@ -250,8 +250,8 @@ impl World {
     }
 
     fn swap(&mut self, one: DbId, other: DbId) {
-        self.doubt_all(Some(one));
-        self.doubt_all(Some(other));
+        self.mark_all_touched(Some(one));
+        self.mark_all_touched(Some(other));
         let swapped = |db| if db == one { other } else { one };
         for (place, held) in std::mem::take(&mut self.keyspace) {
             let moves = place.db == one || place.db == other;
@@ -281,113 +281,113 @@ impl World {
         let bound = self.model.bound_to(gone);
         self.count(Event::BoundEnded, !bound.is_empty());
         self.count(Event::BoundEndedInDoubt, bound.iter().any(|place| self.model.is_doubted(*place)));
-        assert_eq!(self.book.disconnect(gone, self.now), !bound.is_empty(), "whether it was bound to a lease");
+        assert_eq!(self.leases.disconnect(gone, self.now), !bound.is_empty(), "whether it was bound to a lease");
         self.model.disconnect(gone, self.now);
-        self.model.agree(&self.book);
+        self.model.agree(&self.leases);
     }
 
     fn leave(&mut self, who: usize) {
         let Some(Wait { id, .. }) = self.clients[who].waits.take() else { return };
         let wide = self.model.waiting(id).is_some_and(|(_, places)| places > 1);
-        let answer = self.book.leave(id, self.now);
-        self.model.leave(id, self.now, answer.as_ref());
-        self.count(Event::LeftWithAnswer, answer.is_some());
+        let reply = self.leases.leave(id, self.now);
+        self.model.leave(id, self.now, reply.as_ref());
+        self.count(Event::LeftWithAnswer, reply.is_some());
         self.count(Event::GroupLeft, wide);
-        if let Some(Answer::Won(grant)) = answer {
+        if let Some(Reply::Won(grant)) = reply {
             self.give_back(&grant);
         }
-        assert_eq!(self.book.leave(id, self.now), None, "nobody leaves twice");
+        assert_eq!(self.leases.leave(id, self.now), None, "nobody leaves twice");
     }
 
     fn deliver(&mut self, most: usize, lost_percent: u32) {
         for _ in 0..most {
-            let Some((id, answer)) = self.book.deliver_next(self.now) else { return };
-            self.model.deliver(id, &answer, self.now);
+            let Some((id, reply)) = self.leases.next_reply(self.now) else { return };
+            self.model.deliver(id, &reply, self.now);
             let waits = |client: &Client| client.waits.as_ref().is_some_and(|wait| wait.id == id);
             let who = self.clients.iter().position(waits).expect("one of the connections");
             let many = self.clients[who].waits.take().and_then(|wait| wait.many);
-            if let Answer::Value(served) = &answer {
+            if let Reply::Value(served) = &reply {
                 assert!(many.is_none(), "one who waits for several keys is told the value of one");
-                assert!(self.appeared[number(&served.value)] > self.parked[&id], "a value older than the question");
+                assert!(self.appeared[number(&served.value)] > self.blocked[&id], "a value older than the question");
             }
-            self.count(Event::SinglesLooked, many.is_none() && answer == Answer::Look);
-            self.count(told(&answer), true);
+            self.count(Event::SinglesLooked, many.is_none() && reply == Reply::Look);
+            self.count(told(&reply), true);
             if self.rng.random_range(0..100) < lost_percent {
-                if let Answer::Won(grant) = &answer {
+                if let Reply::Won(grant) = &reply {
                     self.give_back(grant);
                 }
                 self.disconnect(self.clients[who].id);
                 self.clients[who] = self.connect();
                 continue;
             }
-            if let Answer::Won(grant) = &answer {
+            if let Reply::Won(grant) = &reply {
                 self.take(who, grant.clone());
             }
-            self.count(Event::GroupWon, many.is_some() && matches!(answer, Answer::Won(_)));
-            if let (Some(many), Answer::Won(_) | Answer::Look) = (many, answer) {
+            self.count(Event::GroupWon, many.is_some() && matches!(reply, Reply::Won(_)));
+            if let (Some(many), Reply::Won(_) | Reply::Look) = (many, reply) {
                 self.look_at_many(who, &many);
             }
         }
     }
 
     fn give_back(&mut self, grant: &Grant) {
-        let place = Place::of(&grant.slot);
-        let inside = self.book.inside(place.db, &place.name()).filter(|lease| lease.serial == grant.serial);
+        let place = Place::of(&grant.db_key);
+        let inside = self.leases.inside(place.db, &place.name()).filter(|lease| lease.serial == grant.serial);
         let (current, has_heir) = (inside.is_some(), inside.is_some_and(|lease| !lease.queue.is_empty()));
         self.count(Event::GivenBack, current);
         self.count(Event::GivenBackOutdated, !current);
         self.count(Event::GivenBackInDoubt, has_heir && self.model.is_doubted(place));
-        self.book.give_back(grant, self.now);
+        self.leases.give_back(grant, self.now);
         self.model.give_back(place, grant.serial, self.now);
-        self.model.agree(&self.book);
+        self.model.agree(&self.leases);
     }
 
     fn expire(&mut self, after_resolving: bool) {
         if after_resolving {
-            self.resolve(usize::MAX);
+            self.recheck(usize::MAX);
         }
-        let groups: Vec<_> = self.parked.keys().filter(|id| self.waits_in_group(**id)).copied().collect();
-        while self.book.expire_next(self.now) {}
+        let groups: Vec<_> = self.blocked.keys().filter(|id| self.waits_in_group(**id)).copied().collect();
+        while self.leases.expire_next(self.now) {}
         self.model.expire(self.now);
-        self.model.agree_nothing_is_due(&self.book, self.now);
-        let looks = |id: &WaiterId| self.book.decided().any(|(other, answer)| other == *id && *answer == Answer::Look);
+        self.model.agree_nothing_is_due(&self.leases, self.now);
+        let looks = |id: &WaiterId| self.leases.decided().any(|(other, reply)| other == *id && *reply == Reply::Look);
         let timed_out = groups.into_iter().filter(looks).count();
         self.count(Event::GroupTimedOut, timed_out > 0);
-        self.parked.retain(|id, _| self.book.waiters().get(*id).is_some());
+        self.blocked.retain(|id, _| self.leases.waiters().get(*id).is_some());
     }
 
     fn waits_in_group(&self, id: WaiterId) -> bool {
         self.model.waiting(id).is_some_and(|(kind, _)| kind == Kind::Group)
     }
 
-    fn doubt(&mut self, key: u8, doubt: Doubt) {
-        let any = self.model.doubt(doubt, |place| place.key == key);
-        assert_eq!(self.book.doubt(&name(key), doubt), any, "whether a lease is out on k{key}");
+    fn mark_touched(&mut self, key: u8, touch: Touch) {
+        let any = self.model.mark_touched(touch, |place| place.key == key);
+        assert_eq!(self.leases.mark_touched(&name(key), touch), any, "whether a lease is out on k{key}");
     }
 
-    fn doubt_all(&mut self, only: Option<DbId>) {
-        self.book.doubt_all(only, Doubt::Invalidated);
-        self.model.doubt(Doubt::Invalidated, |place| only.is_none_or(|db| db == place.db));
+    fn mark_all_touched(&mut self, only: Option<DbId>) {
+        self.leases.mark_all_touched(only, Touch::Invalidated);
+        self.model.mark_touched(Touch::Invalidated, |place| only.is_none_or(|db| db == place.db));
     }
 
-    fn resolve(&mut self, most: usize) {
+    fn recheck(&mut self, most: usize) {
         for _ in 0..most {
-            let Some(slot) = self.book.next_doubted() else { return };
-            self.resolve_slot(&slot);
+            let Some(db_key) = self.leases.next_touched() else { return };
+            self.resolve_slot(&db_key);
         }
     }
 
     fn resolve_at(&mut self, place: Place) {
-        let slot = self.book.doubted(place.db, &place.name());
-        assert_eq!(slot.is_some(), self.model.is_doubted(place), "doubt on {place:?}");
-        if let Some(slot) = slot {
-            assert_eq!(Place::of(&slot), place);
-            self.resolve_slot(&slot);
+        let db_key = self.leases.touched(place.db, &place.name());
+        assert_eq!(db_key.is_some(), self.model.is_doubted(place), "touch on {place:?}");
+        if let Some(db_key) = db_key {
+            assert_eq!(Place::of(&db_key), place);
+            self.resolve_slot(&db_key);
         }
     }
 
-    fn resolve_slot(&mut self, slot: &Slot) {
-        let place = Place::of(slot);
+    fn resolve_slot(&mut self, db_key: &DbKey) {
+        let place = Place::of(db_key);
         let found = match self.keyspace.get(&place) {
             None => Found::Nothing,
             Some(Held::Value { is_fresh: false, .. }) => Found::Stale,
@@ -395,14 +395,14 @@ impl World {
             Some(Held::Value { value, .. }) => Found::Fresh(self.served(value)),
         };
         let (was_early, leases) =
-            (self.model.is_early(place) && self.sight(place) == Sight::Fresh, self.model.leases());
+            (self.model.is_early(place) && self.sight(place) == Lookup::Fresh, self.model.leases());
         let narrows = self.model.has_wide_group() && matches!(found, Found::Fresh(_));
-        self.book.resolve(slot, found.clone(), self.now);
-        self.model.resolve(place, found, self.now);
-        assert_eq!(self.book.doubted(slot.db, &slot.key), None, "a doubt that comes back");
+        self.leases.recheck(db_key, found.clone(), self.now);
+        self.model.recheck(place, found, self.now);
+        assert_eq!(self.leases.touched(db_key.db, &db_key.key), None, "a touch that comes back");
         self.count(Event::EarlyLeftAlone, was_early && self.model.leases() == leases);
         self.count(Event::GroupNarrowed, narrows && self.model.leases() < leases);
-        self.model.agree(&self.book);
+        self.model.agree(&self.leases);
     }
 
     fn count(&mut self, event: Event, happened: bool) {
@@ -437,8 +437,8 @@ impl World {
     }
 }
 
-fn slot(place: Place) -> Slot {
-    Slot { db: place.db, key: place.name()[..].into() }
+fn db_key(place: Place) -> DbKey {
+    DbKey { db: place.db, key: place.name()[..].into() }
 }
 
 /// The number of a value: how many there were before it.

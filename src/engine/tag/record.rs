@@ -3,7 +3,7 @@
 //! A record of a key is 40 bytes and one allocation, which holds the numbers of its tags and then
 //! its name: names are the bulk of an index, so they are stored once, and nowhere in a table.
 
-use super::roster::Roster;
+use super::linear_hash_set::LinearHashSet;
 use super::Standing;
 use crate::engine::time::UnixMillis;
 
@@ -83,8 +83,8 @@ pub(super) struct Tag {
     /// When the last times were, oldest first; see [`MARKS_MAX`].
     marks: Vec<(u64, UnixMillis)>,
     /// Who has it, but for those it was invalidated under.
-    pub roster: Roster,
-    /// What the entries in `roster` take.
+    pub members: LinearHashSet,
+    /// What the entries in `members` take.
     pub bytes: u64,
     /// Its name.
     pub name: Box<[u8]>,
@@ -111,7 +111,7 @@ impl Tag {
             invalidated,
             marked,
             marks: Vec::new(),
-            roster: Roster::default(),
+            members: LinearHashSet::default(),
             bytes: 0,
             name,
             created,
@@ -123,7 +123,7 @@ impl Tag {
     }
 
     /// It was marked stale.
-    pub fn mark(&mut self, sequence: u64, now: UnixMillis) {
+    pub fn member(&mut self, sequence: u64, now: UnixMillis) {
         (self.marked, self.has_history) = (sequence, true);
         if self.marks.len() == MARKS_MAX {
             let (_, earlier) = self.marks.remove(1);
@@ -141,7 +141,7 @@ impl Tag {
 
     /// True if nobody needs to know that it is there: it is remembered for late writes alone.
     pub fn is_unknown(&self) -> bool {
-        self.roster.is_empty() && self.invalidations == 0
+        self.members.is_empty() && self.invalidations == 0
     }
 
     /// The sequence of the last thing that happened to it.

@@ -3,7 +3,7 @@
 //! [`TagIndex::kill`] and [`TagIndex::age`] do to one entry what an invalidation and a `mark_stale` do
 //! to all that have a tag. The tag itself knows nothing of it.
 
-use super::roster::Mark;
+use super::linear_hash_set::Member;
 use super::{KeyId, Standing, TagIndex, NOBODY};
 use crate::engine::time::UnixMillis;
 
@@ -12,7 +12,7 @@ impl TagIndex {
     #[must_use]
     pub fn members<'t>(&self, tags: impl Iterator<Item = &'t [u8]>) -> Vec<KeyId> {
         let found = tags.filter_map(|tag| self.find(tag)).filter_map(|tag| self.tags.get(tag));
-        let mut ids: Vec<_> = found.flat_map(|tag| tag.roster.iter()).map(|mark| KeyId::new(mark.id)).collect();
+        let mut ids: Vec<_> = found.flat_map(|tag| tag.members.iter()).map(|mark| KeyId::new(mark.id)).collect();
         ids.sort_unstable();
         ids.dedup();
         ids.retain(|id| self.standing(*id) != Standing::Dead);
@@ -24,13 +24,13 @@ impl TagIndex {
         if self.standing(id) == Standing::Dead {
             return false;
         }
-        let Some(record) = self.keys.get_mut(id.slot()) else { return false };
+        let Some(record) = self.keys.get_mut(id.db_key()) else { return false };
         let (tags, stored, bytes): (Vec<u32>, _, _) = (record.tags().collect(), record.stored, record.bytes);
         record.retag(&[]);
         record.floor = Standing::Dead;
-        let hash = self.keys.get(id.slot()).map_or(0, |record| self.hash(record.name()));
-        let mark = Mark { hash, id: id.slot() };
-        self.unwatch_all(id.slot(), tags.iter().copied());
+        let hash = self.keys.get(id.db_key()).map_or(0, |record| self.hash(record.name()));
+        let mark = Member { hash, id: id.db_key() };
+        self.unwatch_all(id.db_key(), tags.iter().copied());
         for tag in tags {
             self.leave(tag, stored, bytes, mark);
         }
@@ -44,7 +44,7 @@ impl TagIndex {
         if self.standing(id) == Standing::Dead {
             return false;
         }
-        if let Some(record) = self.keys.get_mut(id.slot()).filter(|record| record.floor == Standing::Live) {
+        if let Some(record) = self.keys.get_mut(id.db_key()).filter(|record| record.floor == Standing::Live) {
             (record.floor, record.since) = (Standing::Stale, now);
         }
         true

@@ -5,7 +5,7 @@
 //! [`TagIndex::tidy`]. Should it never do so, nothing is wrong but the memory: that is how a replica
 //! lives, whose dead entries are deleted by its primary.
 
-use super::roster::Mark;
+use super::linear_hash_set::Member;
 use super::{KeyId, TagIndex};
 use crate::engine::tag::Standing;
 use crate::engine::time::UnixMillis;
@@ -21,13 +21,13 @@ impl TagIndex {
         (tag.invalidated, tag.last_invalidated, tag.has_history) = (self.sequence, now, true);
         tag.invalidations += 1;
         tag.bytes = 0;
-        let roster = std::mem::take(&mut tag.roster);
-        let count = roster.len();
+        let members = std::mem::take(&mut tag.members);
+        let count = members.len();
         self.watch.strike(id);
         if count > 0 {
             self.inhabited -= 1;
             self.backlog += count;
-            self.doomed.insert((id, self.sequence), roster);
+            self.doomed.insert((id, self.sequence), members);
         }
         self.settle(id);
         count
@@ -40,8 +40,8 @@ impl TagIndex {
         self.sequence += 1;
         let Some(tag) = self.tags.get_mut(id) else { return 0 };
         self.history.recent.remove(&(tag.last_event(), id));
-        tag.mark(self.sequence, now);
-        let count = tag.roster.len();
+        tag.member(self.sequence, now);
+        let count = tag.members.len();
         self.settle(id);
         count
     }
@@ -51,9 +51,9 @@ impl TagIndex {
     /// many entries had it, counted as by [`Self::invalidate`]. O(1); [`Self::tidy`] does the rest.
     pub fn forget(&mut self, tag: &[u8]) -> usize {
         let Some(id) = self.find(tag) else { return 0 };
-        self.names.remove(Mark { hash: self.hash(tag), id });
+        self.names.remove(Member { hash: self.hash(tag), id });
         let Some(tag) = self.tags.get_mut(id) else { return 0 };
-        let count = tag.roster.len();
+        let count = tag.members.len();
         tag.is_forgotten = true;
         let name = std::mem::take(&mut tag.name);
         let (created, last_event, has_history) = (tag.created, tag.last_event(), tag.has_history);
@@ -78,8 +78,8 @@ impl TagIndex {
     /// removed. All are different; none only if there are none. O(n).
     #[must_use]
     pub fn doomed(&self, n: usize) -> Vec<KeyId> {
-        let Some((_, roster)) = self.doomed.first_key_value() else { return Vec::new() };
-        roster.iter().take(n).map(|mark| KeyId::new(mark.id)).collect()
+        let Some((_, members)) = self.doomed.first_key_value() else { return Vec::new() };
+        members.iter().take(n).map(|member| KeyId::new(member.id)).collect()
     }
 
     /// Dead entries that were not removed yet. One that was invalidated under several tags counts
@@ -115,12 +115,12 @@ impl TagIndex {
     pub fn shed(&mut self, n: usize) -> bool {
         let mut left = n;
         while left > 0 {
-            let slots = self.keys.some(left);
-            if slots.is_empty() {
+            let db_keys = self.keys.some(left);
+            if db_keys.is_empty() {
                 break;
             }
-            left -= slots.len();
-            slots.into_iter().for_each(|slot| self.remove(KeyId::new(slot)));
+            left -= db_keys.len();
+            db_keys.into_iter().for_each(|db_key| self.remove(KeyId::new(db_key)));
         }
         for _ in 0..left {
             if !self.scoped.forget_one(u64::MAX) {
@@ -132,16 +132,17 @@ impl TagIndex {
 
     /// Takes out all records whose keys `of` says. O(records).
     pub fn drop_some(&mut self, of: impl Fn(&[u8]) -> bool) {
-        let gone: Vec<u32> = self.keys.iter().filter(|(_, record)| of(record.name())).map(|(slot, _)| slot).collect();
-        gone.into_iter().for_each(|slot| self.remove(KeyId::new(slot)));
+        let gone: Vec<u32> =
+            self.keys.iter().filter(|(_, record)| of(record.name())).map(|(db_key, _)| db_key).collect();
+        gone.into_iter().for_each(|db_key| self.remove(KeyId::new(db_key)));
     }
 
     /// Takes a forgotten tag from one of its members. That does not count as stored now: the
     /// member may be dead by another tag.
     fn strip_one(&mut self, id: u32) {
         let Some(tag) = self.tags.get(id) else { return };
-        let Some(mark) = tag.roster.iter().next() else { return };
-        let Some(record) = self.keys.get_mut(mark.id) else { return };
+        let Some(member) = tag.members.iter().next() else { return };
+        let Some(record) = self.keys.get_mut(member.id) else { return };
         if let Some(since) = tag.marked_after(record.stored) {
             let is_stale = record.floor == Standing::Stale;
             record.since = if is_stale { record.since.min(since) } else { since };
@@ -150,7 +151,7 @@ impl TagIndex {
         let kept: Vec<u32> = record.tags().filter(|&tag| tag != id).collect();
         record.retag(&kept);
         let (stored, bytes) = (record.stored, record.bytes);
-        self.rewatch(mark.id, &[id], None);
-        self.leave(id, stored, bytes, mark);
+        self.rewatch(member.id, &[id], None);
+        self.leave(id, stored, bytes, member);
     }
 }

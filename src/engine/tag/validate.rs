@@ -3,7 +3,7 @@
 //! This checks the index against itself; whether its answers are the right ones is the business of
 //! `model`.
 
-use super::roster::{Mark, Roster};
+use super::linear_hash_set::{LinearHashSet, Member};
 use super::{Standing, TagIndex, NOBODY};
 use std::collections::BTreeMap;
 
@@ -33,8 +33,8 @@ impl TagIndex {
     /// What all allocations take, in jemalloc's classes.
     pub(super) fn allocated(&self) -> usize {
         let records = self.keys.iter().map(|(_, record)| record.allocated(size_class)).sum::<usize>();
-        let tags = self.tags.iter().map(|(_, tag)| size_class(tag.name.len()) + tag.roster.allocated(size_class));
-        let doomed = self.doomed.values().map(|roster| roster.allocated(size_class) + 64);
+        let tags = self.tags.iter().map(|(_, tag)| size_class(tag.name.len()) + tag.members.allocated(size_class));
+        let doomed = self.doomed.values().map(|members| members.allocated(size_class) + 64);
         let slabs = self.keys.allocated(size_class) + self.tags.allocated(size_class);
         let sets = self.history.recent.len() * 24 + self.forgotten.len() * 8;
         records + tags.sum::<usize>() + doomed.sum::<usize>() + slabs + sets + self.names.allocated(size_class)
@@ -45,13 +45,13 @@ impl TagIndex {
         self.keys.validate();
         self.tags.validate();
         self.names.validate();
-        let mut placed: BTreeMap<(u32, u64), Vec<Mark>> = BTreeMap::new();
+        let mut placed: BTreeMap<(u32, u64), Vec<Member>> = BTreeMap::new();
         let mut bytes: BTreeMap<u32, u64> = BTreeMap::new();
-        for (slot, record) in self.keys.iter() {
+        for (db_key, record) in self.keys.iter() {
             assert!(record.stored <= self.sequence, "a record from the future");
-            let mark = Mark { hash: self.hash(record.name()), id: slot };
+            let member = Member { hash: self.hash(record.name()), id: db_key };
             if record.floor == Standing::Dead {
-                placed.entry((NOBODY, 0)).or_default().push(mark);
+                placed.entry((NOBODY, 0)).or_default().push(member);
             }
             let mut seen = Vec::new();
             for id in record.tags() {
@@ -66,23 +66,23 @@ impl TagIndex {
                 } else {
                     *bytes.entry(id).or_default() += u64::from(record.bytes);
                 }
-                placed.entry(place).or_default().push(mark);
+                placed.entry(place).or_default().push(member);
             }
         }
-        for (place, roster) in &self.doomed {
-            assert_same(roster, placed.remove(place), "doomed");
+        for (place, members) in &self.doomed {
+            assert_same(members, placed.remove(place), "doomed");
         }
         for (id, tag) in self.tags.iter() {
             assert_eq!(tag.bytes, bytes.remove(&id).unwrap_or(0), "bytes of {:?}", tag.name);
             match placed.remove(&(id, 0)) {
-                None => assert!(tag.roster.is_empty(), "members that do not have the tag"),
-                members => assert_same(&tag.roster, members, "members"),
+                None => assert!(tag.members.is_empty(), "members that do not have the tag"),
+                members => assert_same(&tag.members, members, "members"),
             }
             self.validate_tag(id);
         }
-        assert!(placed.is_empty(), "a membership in no roster");
-        assert_eq!(self.backlog, self.doomed.values().map(Roster::len).sum::<usize>(), "backlog");
-        let inhabited = self.tags.iter().filter(|(_, tag)| !tag.is_forgotten && !tag.roster.is_empty());
+        assert!(placed.is_empty(), "a membership in no members");
+        assert_eq!(self.backlog, self.doomed.values().map(LinearHashSet::len).sum::<usize>(), "backlog");
+        let inhabited = self.tags.iter().filter(|(_, tag)| !tag.is_forgotten && !tag.members.is_empty());
         assert_eq!(self.inhabited, inhabited.count(), "tags with members");
         let named = self.tags.iter().filter(|(_, tag)| !tag.is_forgotten).count();
         assert_eq!(self.names.len(), named, "names");
@@ -95,7 +95,7 @@ impl TagIndex {
         let tag = self.tags.get(id).expect("it is there");
         assert!(tag.last_event() <= self.sequence, "an event from the future");
         assert_eq!(self.find(&tag.name) == Some(id), !tag.is_forgotten, "{:?} is found by its name", tag.name);
-        let is_empty = tag.roster.is_empty();
+        let is_empty = tag.members.is_empty();
         assert_eq!(
             self.forgotten.contains(&id),
             tag.is_forgotten && !is_empty,
@@ -109,11 +109,11 @@ impl TagIndex {
     }
 }
 
-fn assert_same(roster: &Roster, marks: Option<Vec<Mark>>, what: &str) {
-    roster.validate();
-    let mut marks = marks.unwrap_or_else(|| panic!("a roster of {what} that nobody belongs in"));
-    let mut found: Vec<_> = roster.iter().collect();
-    marks.sort_by_key(|mark| mark.id);
-    found.sort_by_key(|mark| mark.id);
+fn assert_same(members: &LinearHashSet, marks: Option<Vec<Member>>, what: &str) {
+    members.validate();
+    let mut marks = marks.unwrap_or_else(|| panic!("a members of {what} that nobody belongs in"));
+    let mut found: Vec<_> = members.iter().collect();
+    marks.sort_by_key(|member| member.id);
+    found.sort_by_key(|member| member.id);
     assert_eq!(found, marks, "{what}");
 }

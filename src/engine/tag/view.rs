@@ -31,13 +31,13 @@ impl TagIndex {
     /// among the doomed. O(1).
     #[must_use]
     pub fn count(&self, tag: &[u8]) -> usize {
-        self.find(tag).and_then(|tag| self.tags.get(tag)).map_or(0, |tag| tag.roster.len())
+        self.find(tag).and_then(|tag| self.tags.get(tag)).map_or(0, |tag| tag.members.len())
     }
 
     /// The names of all entries that have `tag` and are not dead, in no order. O(members).
     pub fn keys(&self, tag: &[u8]) -> impl Iterator<Item = &[u8]> {
         let tag = self.find(tag).and_then(|tag| self.tags.get(tag));
-        tag.into_iter().flat_map(|tag| tag.roster.iter()).filter_map(|mark| self.live(mark.id))
+        tag.into_iter().flat_map(|tag| tag.members.iter()).filter_map(|member| self.live(member.id))
     }
 
     /// The names of about `count` such entries from `cursor` on, and where to go on; 0: that is
@@ -47,7 +47,7 @@ impl TagIndex {
     pub fn scan(&self, tag: &[u8], cursor: u64, count: usize) -> (u64, Vec<&[u8]>) {
         let Some(tag) = self.find(tag).and_then(|tag| self.tags.get(tag)) else { return (0, Vec::new()) };
         let mut found = Vec::new();
-        let next = tag.roster.walk(cursor, count, |slot| found.extend(self.live(slot)));
+        let next = tag.members.walk(cursor, count, |db_key| found.extend(self.live(db_key)));
         (next, found)
     }
 
@@ -56,7 +56,7 @@ impl TagIndex {
     pub fn list(&self, cursor: u64, count: usize) -> (u64, Vec<&[u8]>) {
         let mut found = Vec::new();
         let next = self.names.walk(cursor, count, |tag| {
-            let tag = self.tags.get(tag).filter(|tag| !tag.roster.is_empty());
+            let tag = self.tags.get(tag).filter(|tag| !tag.members.is_empty());
             found.extend(tag.map(|tag| &*tag.name));
         });
         (next, found)
@@ -69,16 +69,16 @@ impl TagIndex {
         let id = self.find(tag)?;
         let tag = self.tags.get(id).filter(|tag| !tag.is_unknown())?;
         Some(TagInfo {
-            keys: tag.roster.len(),
+            keys: tag.members.len(),
             bytes: tag.bytes,
             created: tag.created,
             invalidations: tag.invalidations,
             last_invalidated: (tag.invalidations > 0).then_some(tag.last_invalidated),
-            sweeping: self.doomed.range((id, 0)..=(id, u64::MAX)).map(|(_, roster)| roster.len()).sum(),
+            sweeping: self.doomed.range((id, 0)..=(id, u64::MAX)).map(|(_, members)| members.len()).sum(),
         })
     }
 
-    fn live(&self, slot: u32) -> Option<&[u8]> {
-        (self.standing(KeyId::new(slot)) != Standing::Dead).then(|| self.key(KeyId::new(slot)))?
+    fn live(&self, db_key: u32) -> Option<&[u8]> {
+        (self.standing(KeyId::new(db_key)) != Standing::Dead).then(|| self.key(KeyId::new(db_key)))?
     }
 }

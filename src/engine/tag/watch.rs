@@ -37,8 +37,8 @@ impl Watch {
 impl TagIndex {
     /// From now on `id` is among the [`Self::struck`] once it dies by an invalidation. O(tags).
     pub fn watch(&mut self, id: KeyId) {
-        let Some(record) = self.keys.get(id.slot()) else { return };
-        self.watch.pairs.extend(record.tags().chain([NOBODY]).map(|tag| (tag, id.slot())));
+        let Some(record) = self.keys.get(id.db_key()) else { return };
+        self.watch.pairs.extend(record.tags().chain([NOBODY]).map(|tag| (tag, id.db_key())));
     }
 
     /// The watched keys that died since this was last asked.
@@ -46,29 +46,29 @@ impl TagIndex {
         std::mem::take(&mut self.watch.struck).into_iter().map(KeyId::new).collect()
     }
 
-    pub(super) fn unwatch(&mut self, slot: u32, record: &Record) {
-        self.unwatch_all(slot, record.tags());
+    pub(super) fn unwatch(&mut self, db_key: u32, record: &Record) {
+        self.unwatch_all(db_key, record.tags());
     }
 
-    /// `slot`, which has `tags`, is not watched any longer.
-    pub(super) fn unwatch_all(&mut self, slot: u32, tags: impl IntoIterator<Item = u32>) {
+    /// `db_key`, which has `tags`, is not watched any longer.
+    pub(super) fn unwatch_all(&mut self, db_key: u32, tags: impl IntoIterator<Item = u32>) {
         if !self.watch.pairs.is_empty() {
             tags.into_iter().chain([NOBODY]).for_each(|tag| {
-                self.watch.pairs.remove(&(tag, slot));
+                self.watch.pairs.remove(&(tag, db_key));
             });
         }
         if !self.watch.struck.is_empty() {
-            self.watch.struck.retain(|struck| *struck != slot);
+            self.watch.struck.retain(|struck| *struck != db_key);
         }
     }
 
-    /// `slot` lost tags and got one.
-    pub(super) fn rewatch(&mut self, slot: u32, lost: &[u32], come: Option<u32>) {
-        if self.watch.pairs.contains(&(NOBODY, slot)) {
+    /// `db_key` lost tags and got one.
+    pub(super) fn rewatch(&mut self, db_key: u32, lost: &[u32], come: Option<u32>) {
+        if self.watch.pairs.contains(&(NOBODY, db_key)) {
             for tag in lost {
-                self.watch.pairs.remove(&(*tag, slot));
+                self.watch.pairs.remove(&(*tag, db_key));
             }
-            self.watch.pairs.extend(come.map(|tag| (tag, slot)));
+            self.watch.pairs.extend(come.map(|tag| (tag, db_key)));
         }
     }
 }

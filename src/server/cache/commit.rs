@@ -70,11 +70,11 @@ pub fn store(
     if !attributes.is_plain() {
         // ORDER: entered before its predecessor is struck out, so that a tag they share lives on.
         let tags = attributes.tags.iter().map(|tag| tag.bytes());
-        index::enter(db, name.bytes(), &mut entry, tags, attributes.stale_since);
+        index::insert(db, name.bytes(), &mut entry, tags, attributes.stale_since);
     }
     // ORDER: storing may drop the TTL, so that is set after.
     if let Some(mut previous) = key.put(entry) {
-        index::strike_out(db, &mut previous);
+        index::remove_entry(db, &mut previous);
     }
     key.expire_at(end(fresh, meta));
     key.close();
@@ -167,7 +167,7 @@ pub fn delete(ctx: Ctx<'_>, names: &[Arg<'_>]) -> Deleted {
         let (exists, is_live) = match key.value_mut::<Entry>() {
             Some(entry) => {
                 let is_live = index::standing(db, entry) != Standing::Dead;
-                index::strike_out(db, entry);
+                index::remove_entry(db, entry);
                 (true, is_live)
             }
             None => (!matches!(key.holds(), Holds::Nothing), true),
@@ -190,7 +190,7 @@ pub fn delete_dead(ctx: Ctx<'_>, name: Arg<'_>, id: KeyId) -> bool {
     let entry = key.value_mut::<Entry>().filter(|entry| entry.tags() == Some(&Tags::Indexed(id)));
     let is_there = entry.is_some();
     if let Some(entry) = entry {
-        index::strike_out(db, entry);
+        index::remove_entry(db, entry);
         key.delete();
     }
     is_there
@@ -227,7 +227,7 @@ pub fn mark_stale(ctx: Ctx<'_>, name: Arg<'_>, id: KeyId, now: UnixMillis) -> bo
     // ORDER: replicating may look the key up, so it is closed before.
     drop(key);
     let since = TAGGING.with(|tagging| {
-        let index = tagging.book.index_of(db);
+        let index = tagging.indexes.index_of(db);
         index.age(id, now).then(|| index.stale_since(id))
     });
     if since.is_some() {

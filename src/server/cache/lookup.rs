@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 /// A value under a key, copied.
 #[derive(Clone, Debug)]
-pub struct Sight {
+pub struct Lookup {
     /// The value.
     pub value: Rc<[u8]>,
     /// Whether it is fresh or stale.
@@ -28,20 +28,20 @@ pub struct Sight {
 ///
 /// # Errors
 /// [`Error::WrongType`].
-pub fn look(ctx: Ctx<'_>, name: Arg<'_>) -> Result<Option<Sight>, Error> {
+pub fn lookup(ctx: Ctx<'_>, name: Arg<'_>) -> Result<Option<Lookup>, Error> {
     let Some(key) = ctx.open_read(name) else { return Ok(None) };
-    look_into(ctx, key, name)
+    lookup_open(ctx, key, name)
 }
 
 /// Looks at an open key.
 ///
 /// # Errors
 /// [`Error::WrongType`].
-pub fn look_into(ctx: Ctx<'_>, key: Key<'_>, name: Arg<'_>) -> Result<Option<Sight>, Error> {
+pub fn lookup_open(ctx: Ctx<'_>, key: Key<'_>, name: Arg<'_>) -> Result<Option<Lookup>, Error> {
     match key.holds() {
         Holds::Nothing => Ok(None),
         Holds::Other => Err(Error::WrongType),
-        Holds::Entry(entry) => Ok(age(entry, &key).map(|age| Sight {
+        Holds::Entry(entry) => Ok(age(entry, &key).map(|age| Lookup {
             value: entry.value().into(),
             age,
             meta: entry.meta(),
@@ -52,7 +52,7 @@ pub fn look_into(ctx: Ctx<'_>, key: Key<'_>, name: Arg<'_>) -> Result<Option<Sig
             // ORDER: reading it may expire it, and an open key must not go.
             drop(key);
             let (age, meta) = (Age::Fresh { left_ms }, Meta::default());
-            Ok(ctx.read_string(name, |value| Sight { value: value.into(), age, meta, stale_for_ms: 0 }))
+            Ok(ctx.read_string(name, |value| Lookup { value: value.into(), age, meta, stale_for_ms: 0 }))
         }
     }
 }
@@ -76,7 +76,7 @@ fn stale_for_ms(entry: &Entry, age: Age, key: &Key<'_>) -> u64 {
     }
 }
 
-impl Sight {
+impl Lookup {
     /// The value as waiters are served it; `None` if it is stale.
     #[must_use]
     pub fn served(self) -> Option<Served> {

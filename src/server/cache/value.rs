@@ -82,6 +82,6 @@ impl Data for Entry {
     }
 
     fn unlinked(&mut self, db: DbId, key: &[u8]) {
-        index::delist(db, key, self);
+        index::detach(db, key, self);
     }
 }

@@ -1,17 +1,17 @@
-//! Parked connections and the waiters they are.
+//! Blocked connections and the waiters they are.
 //!
 //! The engine knows waiters by number, the server knows connections by handle; this file is the
 //! only one that knows both. A connection leaves the table exactly once: when its answer is handed
 //! to the server, when it is unblocked by an operator, or when it is gone.
 
-use crate::engine::cache::outbox::Answer;
+use crate::engine::cache::pending::Reply;
 use crate::engine::cache::waiters::Kind;
 use crate::engine::id::{ClientId, WaiterId};
 use crate::engine::time::MonoMillis;
-use crate::server::delivery::{hand_out, HandedOver};
+use crate::server::delivery::{unblock_next, HandedOver};
 use crate::server::error::Error;
 use crate::server::event_loop;
-use crate::server::ffi::block::{Awaited, Parked, Tell};
+use crate::server::ffi::block::{Blocked, Tell, Waits};
 use crate::server::ffi::context::{mono_now, Ctx};
 use crate::server::lock::wait as lock_wait;
 use crate::server::state::STATE;
@@ -19,32 +19,32 @@ use ahash::AHashMap;
 
 /// Which connection each waiter is.
 #[derive(Default)]
-pub struct Parking {
-    parked: AHashMap<WaiterId, Parked>,
-    waiters: AHashMap<Parked, WaiterId>,
+pub struct BlockedClients {
+    blocked: AHashMap<WaiterId, Blocked>,
+    waiters: AHashMap<Blocked, WaiterId>,
 }
 
-impl Parking {
+impl BlockedClients {
     /// Remembers the connection of a waiter.
-    pub fn insert(&mut self, id: WaiterId, parked: Parked) {
-        self.parked.insert(id, parked);
-        self.waiters.insert(parked, id);
+    pub fn insert(&mut self, id: WaiterId, blocked: Blocked) {
+        self.blocked.insert(id, blocked);
+        self.waiters.insert(blocked, id);
     }
 
     /// Gives up the connection of a waiter that is to be answered.
-    pub fn take(&mut self, id: WaiterId) -> Option<Parked> {
-        let parked = self.parked.remove(&id)?;
-        self.waiters.remove(&parked);
-        if self.parked.is_empty() {
-            self.parked.shrink_to_fit();
+    pub fn take(&mut self, id: WaiterId) -> Option<Blocked> {
+        let blocked = self.blocked.remove(&id)?;
+        self.waiters.remove(&blocked);
+        if self.blocked.is_empty() {
+            self.blocked.shrink_to_fit();
             self.waiters.shrink_to_fit();
         }
-        Some(parked)
+        Some(blocked)
     }
 
     /// Gives up a connection that the server has taken back, and says which waiter it was.
-    pub fn leave(&mut self, parked: Parked) -> Option<WaiterId> {
-        let id = self.waiters.get(&parked).copied()?;
+    pub fn leave(&mut self, blocked: Blocked) -> Option<WaiterId> {
+        let id = self.waiters.get(&blocked).copied()?;
         self.take(id).map(|_| id)
     }
 }
@@ -53,39 +53,39 @@ impl Parking {
 ///
 /// # Errors
 /// [`Error::CannotWait`]; then it waits no longer.
-pub fn park(ctx: Ctx<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
-    if let Some(parked) = ctx.park(tell) {
-        STATE.with(|state| state.parking.insert(id, parked));
+pub fn block(ctx: Ctx<'_>, id: WaiterId, tell: impl Tell<Reply>) -> Result<(), Error> {
+    if let Some(blocked) = ctx.block(tell) {
+        STATE.with(|state| state.blocked_clients.insert(id, blocked));
         return Ok(());
     }
     // Nothing can have been decided for it yet.
-    dismiss(id);
+    end_wait(id);
     Err(Error::CannotWait)
 }
 
-impl Awaited for Answer {
-    fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
-        let id = STATE.with(|state| state.parking.leave(parked));
+impl Waits for Reply {
+    fn unblocked(ctx: Ctx<'_>, blocked: Blocked) -> Self {
+        let id = STATE.with(|state| state.blocked_clients.leave(blocked));
         // A value may have come in this very turn.
-        let slots =
-            STATE.with(|state| id.and_then(|id| state.book.waiters().get(id)).map(|waiter| waiter.slots.clone()));
-        slots.into_iter().flatten().for_each(|slot| event_loop::resolve_doubt(ctx, slot.db, &slot.key));
-        let answer = id.map_or(Answer::Leased { left_ms: 0 }, dismiss);
+        let db_keys =
+            STATE.with(|state| id.and_then(|id| state.leases.waiters().get(id)).map(|waiter| waiter.db_keys.clone()));
+        db_keys.into_iter().flatten().for_each(|db_key| event_loop::recheck_key(ctx, db_key.db, &db_key.key));
+        let reply = id.map_or(Reply::Leased { left_ms: 0 }, end_wait);
         event_loop::schedule(ctx);
-        answer
+        reply
     }
 
-    fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
+    fn disconnected(ctx: Ctx<'_>, blocked: Blocked) -> bool {
         let now = mono_now();
-        let was_parked = STATE.with(|state| {
-            let Some(id) = state.parking.leave(parked) else { return false };
-            if let Some(Answer::Won(grant)) = state.book.leave(id, now) {
-                state.book.give_back(&grant, now);
+        let was_blocked = STATE.with(|state| {
+            let Some(id) = state.blocked_clients.leave(blocked) else { return false };
+            if let Some(Reply::Won(grant)) = state.leases.leave(id, now) {
+                state.leases.give_back(&grant, now);
             }
             true
         });
         event_loop::schedule(ctx);
-        was_parked
+        was_blocked
     }
 
     fn bytes_max(&self) -> Option<usize> {
@@ -98,31 +98,31 @@ impl Awaited for Answer {
     }
 
     /// A lease it brought passes to the next in line.
-    fn unheard(&self, ctx: Ctx<'_>) {
-        if let Answer::Won(grant) = self {
+    fn undelivered(&self, ctx: Ctx<'_>) {
+        if let Reply::Won(grant) = self {
             let now = mono_now();
-            STATE.with(|state| state.book.give_back(grant, now));
+            STATE.with(|state| state.leases.give_back(grant, now));
             event_loop::schedule(ctx);
         }
     }
 }
 
 /// Ends the wait of `id`: it is told what had been decided for it, or how things stand.
-fn dismiss(id: WaiterId) -> Answer {
+fn end_wait(id: WaiterId) -> Reply {
     let now = mono_now();
     STATE.with(|state| {
-        let left_ms = state.book.lease_left_ms(id, now);
-        let group = state.book.waiters().get(id).is_some_and(|waiter| waiter.kind == Kind::Group);
-        let undecided = if group { Answer::Look } else { Answer::Leased { left_ms } };
-        state.book.leave(id, now).unwrap_or(undecided)
+        let left_ms = state.leases.lease_left_ms(id, now);
+        let group = state.leases.waiters().get(id).is_some_and(|waiter| waiter.kind == Kind::Group);
+        let undecided = if group { Reply::Look } else { Reply::Leased { left_ms } };
+        state.leases.leave(id, now).unwrap_or(undecided)
     })
 }
 
 /// Hands the next answer to the server, if there is one.
 pub fn answer_next(now: MonoMillis) -> Option<HandedOver> {
-    hand_out(STATE.with(|state| {
-        let (id, answer) = state.book.deliver_next(now)?;
-        Some((state.parking.take(id), answer))
+    unblock_next(STATE.with(|state| {
+        let (id, reply) = state.leases.next_reply(now)?;
+        Some((state.blocked_clients.take(id), reply))
     }))
 }
 
@@ -133,7 +133,7 @@ pub fn closed(ctx: Ctx<'_>, client: ClientId) {
         if let Some((_, watch)) = &mut state.watch {
             watch.forget(client);
         }
-        state.book.disconnect(client, now)
+        state.leases.disconnect(client, now)
     });
     if lock_wait::closed(client) | concerns {
         event_loop::schedule(ctx);

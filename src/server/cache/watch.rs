@@ -4,7 +4,7 @@
 //! of them has a lease, or the command is queued or held back, is the server asked what exactly it does to
 //! each.
 
-use crate::engine::cache::leases::Doubt;
+use crate::engine::cache::leases::Touch;
 use crate::engine::cache::plain::known::{short_key, undescribed, KeyUse, Kind, Known, Name, Reach, Span};
 use crate::engine::cache::plain::Effect;
 use crate::server::ffi::commands::Asked;
@@ -24,7 +24,7 @@ pub fn saw(seen: Seen<'_>) {
     let effect = match kind(seen) {
         Kind::Harmless | Kind::Container => return,
         Kind::Writes { span, reach } => return saw_write(seen, span, reach),
-        Kind::Everything(doubt) => Effect::Everything(doubt),
+        Kind::Everything(touch) => Effect::Everything(touch),
         Kind::Multi => Effect::Queue(true),
         Kind::Discard => Effect::Queue(false),
         Kind::Reset => Effect::Reset,
@@ -32,22 +32,22 @@ pub fn saw(seen: Seen<'_>) {
         Kind::Exec if seen.client().is_some_and(|client| !filter::is_in_transaction(client)) => return,
         Kind::Exec => Effect::Exec,
     };
-    let words = (1..seen.len()).map(|at| (seen.argument(at), Doubt::Appeared));
+    let words = (1..seen.len()).map(|at| (seen.argument(at), Touch::Appeared));
     event_loop::saw(effect, seen.client(), words, mono_now());
 }
 
 fn saw_write(seen: Seen<'_>, span: Span, reach: Reach) {
-    let (client, count, paused) = (seen.client(), seen.len(), filter::holds_writes_back());
+    let (client, count, paused) = (seen.client(), seen.len(), filter::writes_are_paused());
     let (concerns, rechecks) = STATE.with(|state| {
         let Some((_, watch)) = &mut state.watch else { return (false, false) };
         let named = span.positions(count).map(|at| seen.argument(at));
-        let concerns = paused || watch.concerns(&state.book, client, named);
-        let rechecks = !state.book.waiters().is_empty() && watch.recheck.wrote(&state.book, mono_now());
+        let concerns = paused || watch.concerns(&state.leases, client, named);
+        let rechecks = !state.leases.waiters().is_empty() && watch.recheck.wrote(&state.leases, mono_now());
         (concerns, rechecks)
     });
     if concerns {
-        let doubts = doubts(seen, reach);
-        event_loop::saw(Effect::Keys, client, doubts.iter().copied(), mono_now());
+        let touches = touches(seen, reach);
+        event_loop::saw(Effect::Keys, client, touches.iter().copied(), mono_now());
     }
     if rechecks {
         event_loop::schedule(events::background());
@@ -55,17 +55,17 @@ fn saw_write(seen: Seen<'_>, span: Span, reach: Reach) {
 }
 
 /// What a write may do to each of its keys.
-fn doubts(seen: Seen<'_>, reach: Reach) -> Vec<(&[u8], Doubt)> {
+fn touches(seen: Seen<'_>, reach: Reach) -> Vec<(&[u8], Touch)> {
     let (keys, count) = (seen.keys(), seen.len());
     let name = Name::new(seen.argument(0));
     let subcommand = name.filter(|_| count > 1).and_then(|name| name.subcommand(seen.argument(1)));
     KNOWN.with(|known| {
         let described = |name: Option<Name>, at| name.and_then(|name| known.key_use(name.as_bytes(), at, count));
-        let doubt = |(at, key_use): (usize, Option<KeyUse>)| {
+        let touch = |(at, key_use): (usize, Option<KeyUse>)| {
             let key_use = key_use.or_else(|| described(subcommand, at)).or_else(|| described(name, at));
-            Some((seen.argument(at), key_use.unwrap_or(KeyUse::Changes).doubt(reach)?))
+            Some((seen.argument(at), key_use.unwrap_or(KeyUse::Changes).mark_touched(reach)?))
         };
-        keys.into_iter().filter_map(doubt).collect()
+        keys.into_iter().filter_map(touch).collect()
     })
 }
 

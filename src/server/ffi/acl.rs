@@ -65,9 +65,9 @@ impl Ctx<'_> {
                 |it: &Asked| it.db == db && it.command == command && acl.as_ref().is_some_and(|acl| *acl == it.acl);
             let at = asked.iter().rposition(is_it)?;
             let it = asked.remove(at);
-            let answer = (it.all, Rc::clone(&it.patterns));
+            let reply = (it.all, Rc::clone(&it.patterns));
             asked.push(it);
-            Some(answer)
+            Some(reply)
         });
         let (all, patterns) = known.unwrap_or_else(|| {
             let rules = acl.as_deref().map_or_else(Vec::new, |acl| write_rules(self, acl, command, db));

@@ -1,4 +1,4 @@
-//! Parked connections: how the server holds one, and how it gives it back.
+//! Blocked connections: how the server holds one, and how it gives it back.
 //!
 //! A connection is parked without a deadline of the server's own: on Redis 7.0 such a deadline and
 //! our answer falling into one turn lose the reply. The module keeps the deadlines and answers
@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A parked connection. Used once, then gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Parked(*mut raw::RedisModuleBlockedClient);
+pub struct Blocked(*mut raw::RedisModuleBlockedClient);
 
 struct Delivery<A> {
-    answer: A,
-    heard: Cell<bool>,
+    reply: A,
+    delivered: Cell<bool>,
     made: fn(),
 }
 
@@ -41,17 +41,17 @@ pub fn telling_since() -> u64 {
 }
 
 /// What a family of commands tells those it parked, and who learns what became of them.
-pub trait Awaited: Sized + 'static {
+pub trait Waits: Sized + 'static {
     /// An operator unblocked a parked connection; what it is to be told.
-    fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self;
+    fn unblocked(ctx: Ctx<'_>, blocked: Blocked) -> Self;
 
     /// A parked connection closed, or the server answered it in our place. False if it is not ours
     /// any more because its answer has been handed to the server.
-    fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool;
+    fn disconnected(ctx: Ctx<'_>, blocked: Blocked) -> bool;
 
     /// The answer was decided, but the connection was gone before it was written, or was told an
     /// error instead.
-    fn unheard(&self, ctx: Ctx<'_>);
+    fn undelivered(&self, ctx: Ctx<'_>);
 
     /// How large the reply is at most, in bytes; `None`: that is known only when it is made.
     fn bytes_max(&self) -> Option<usize> {
@@ -59,7 +59,7 @@ pub trait Awaited: Sized + 'static {
     }
 }
 
-/// Answers a connection that waited, in the form its command asked for.
+/// PendingReplies a connection that waited, in the form its command asked for.
 pub trait Tell<A>: Fn(Ctx<'_>, ArgVec<'_>, &A) -> Result<(), Error> + Copy + 'static {}
 
 impl<A, T: Fn(Ctx<'_>, ArgVec<'_>, &A) -> Result<(), Error> + Copy + 'static> Tell<A> for T {}
@@ -69,25 +69,25 @@ impl Ctx<'_> {
     /// was answered. The server is not asked where it would refuse: Valkey 9 takes that for a fault of
     /// the module.
     #[must_use]
-    pub fn park<A: Awaited, T: Tell<A>>(self, _tell: T) -> Option<Parked> {
+    pub fn block<A: Waits, T: Tell<A>>(self, _tell: T) -> Option<Blocked> {
         if self.situation().denies_blocking() {
             return None;
         }
         let (reply, unblock) = (reply::<A, T>, unblock::<A, T>);
-        let parked = call!(RedisModule_BlockClient(self.raw, Some(reply), Some(unblock), Some(release::<A>), 0));
-        if parked.is_null() {
+        let blocked = call!(RedisModule_BlockClient(self.raw, Some(reply), Some(unblock), Some(release::<A>), 0));
+        if blocked.is_null() {
             return None;
         }
-        call!(RedisModule_SetDisconnectCallback(parked, Some(disconnect::<A>)));
-        Some(Parked(parked))
+        call!(RedisModule_SetDisconnectCallback(blocked, Some(disconnect::<A>)));
+        Some(Blocked(blocked))
     }
 }
 
-impl Parked {
-    /// Lets the server answer the connection with `answer` as soon as it can. If the connection
-    /// is gone by then, [`Awaited::unheard`] is called. In either case `made` is called last.
-    pub fn answer<A: Awaited>(self, answer: A, made: fn()) {
-        let delivery = Box::into_raw(Box::new(Delivery { answer, heard: Cell::new(false), made }));
+impl Blocked {
+    /// Lets the server answer the connection with `reply` as soon as it can. If the connection
+    /// is gone by then, [`Waits::undelivered`] is called. In either case `made` is called last.
+    pub fn reply<A: Waits>(self, reply: A, made: fn()) {
+        let delivery = Box::into_raw(Box::new(Delivery { reply, delivered: Cell::new(false), made }));
         let done = call!(RedisModule_UnblockClient(self.0, delivery.cast()));
         assert!(done == OK, "the server refused to unblock a client");
     }
@@ -104,7 +104,7 @@ fn permit(may: bool) -> Result<(), Error> {
 }
 
 /// The server is ready to write the answer.
-unsafe extern "C" fn reply<A: Awaited, T: Tell<A>>(
+unsafe extern "C" fn reply<A: Waits, T: Tell<A>>(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
@@ -119,8 +119,8 @@ unsafe extern "C" fn reply<A: Awaited, T: Tell<A>>(
         let tell = function::<T>();
         let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
             permit(ctx.may_still_run(args))?;
-            tell(ctx, args, &delivery.answer)?;
-            delivery.heard.set(true);
+            tell(ctx, args, &delivery.reply)?;
+            delivery.delivered.set(true);
             Ok(())
         };
         // SAFETY: the server passes the arguments of the command that waited.
@@ -130,37 +130,37 @@ unsafe extern "C" fn reply<A: Awaited, T: Tell<A>>(
 }
 
 /// `CLIENT UNBLOCK id TIMEOUT` for a connection that is still parked.
-unsafe extern "C" fn unblock<A: Awaited, T: Tell<A>>(
+unsafe extern "C" fn unblock<A: Waits, T: Tell<A>>(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
 ) -> c_int {
-    let parked = Parked(call!(RedisModule_GetBlockedClientHandle(ctx)));
+    let blocked = Blocked(call!(RedisModule_GetBlockedClientHandle(ctx)));
     let tell = function::<T>();
     let told = |ctx: Ctx<'_>, args: ArgVec<'_>| {
-        let answer = A::unblocked(ctx, parked);
-        permit(ctx.may_run(args)).and_then(|()| tell(ctx, args, &answer)).inspect_err(|_| answer.unheard(ctx))
+        let reply = A::unblocked(ctx, blocked);
+        permit(ctx.may_run(args)).and_then(|()| tell(ctx, args, &reply)).inspect_err(|_| reply.undelivered(ctx))
     };
     // SAFETY: the server passes the arguments of the command that waited.
     unsafe { answer_command(ctx, argv, argc, told) };
-    parked.let_go();
+    blocked.let_go();
     OK
 }
 
 /// The connection closed, or the server answered it in our place, while it was parked.
-unsafe extern "C" fn disconnect<A: Awaited>(ctx: *mut raw::RedisModuleCtx, parked: *mut raw::RedisModuleBlockedClient) {
-    let parked = Parked(parked);
-    if guarded(true, || A::disconnected(Ctx::new(ctx), parked)) {
-        parked.let_go();
+unsafe extern "C" fn disconnect<A: Waits>(ctx: *mut raw::RedisModuleCtx, blocked: *mut raw::RedisModuleBlockedClient) {
+    let blocked = Blocked(blocked);
+    if guarded(true, || A::disconnected(Ctx::new(ctx), blocked)) {
+        blocked.let_go();
     }
 }
 
-unsafe extern "C" fn release<A: Awaited>(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
+unsafe extern "C" fn release<A: Waits>(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
     guarded((), || {
-        // SAFETY: the private data was made by `Parked::answer` and is given back once.
+        // SAFETY: the private data was made by `Blocked::reply` and is given back once.
         let delivery = unsafe { Box::from_raw(data.cast::<Delivery<A>>()) };
-        if !delivery.heard.get() {
-            delivery.answer.unheard(Ctx::new(ctx));
+        if !delivery.delivered.get() {
+            delivery.reply.undelivered(Ctx::new(ctx));
         }
         (delivery.made)();
     });

@@ -81,7 +81,7 @@ pub(super) fn function<F: Copy + 'static>() -> F {
     unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 
-/// Answers a command under the guard; every path answers exactly once.
+/// PendingReplies a command under the guard; every path answers exactly once.
 ///
 /// # Safety
 /// `argv[..argc]` are the arguments of the command.
@@ -90,12 +90,12 @@ pub(super) unsafe fn answer_command(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
-    answer: impl FnOnce(Ctx<'_>, ArgVec<'_>) -> Result<(), Error>,
+    reply: impl FnOnce(Ctx<'_>, ArgVec<'_>) -> Result<(), Error>,
 ) {
     // SAFETY: the caller's promise.
     let args = ArgVec(unsafe { std::slice::from_raw_parts(argv, argc as usize) });
     let ctx = Ctx::new(ctx);
-    match catch_unwind(AssertUnwindSafe(|| answer(ctx, args))) {
+    match catch_unwind(AssertUnwindSafe(|| reply(ctx, args))) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => error.reply(ctx),
         Err(_) => {

@@ -4,7 +4,7 @@
 use super::context::{Arg, Ctx};
 use super::entry_point::guarded;
 use super::{trim, OK};
-use crate::engine::cache::outbox::Answer;
+use crate::engine::cache::pending::Reply;
 use crate::engine::id::ClientId;
 use crate::server::cache::wait as cache_wait;
 use crate::server::cache::watch;
@@ -112,8 +112,8 @@ unsafe extern "C" fn role_changed(
     guarded((), || {
         if role == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_REPLICA {
             STATE.with(|state| {
-                state.book.forget_all(&Answer::Readonly);
-                state.pacing.forget_all();
+                state.leases.forget_all(&Reply::Readonly);
+                state.limit_waits.forget_all();
             });
             lock_wait::demoted();
         } else {
@@ -151,7 +151,7 @@ unsafe extern "C" fn keyspace_changed(
             b"move_from" => MOVED_FROM.store(ctx.db(), Relaxed),
             b"move_to" => {
                 index::arrived(ctx, Arg::new(key));
-                if index::misleads_callers() {
+                if index::move_leaves_caller_in_other_db() {
                     ctx.select_db(MOVED_FROM.load(Relaxed));
                 }
             }

@@ -96,6 +96,6 @@ pub fn is_in_transaction(client: ClientId) -> bool {
 /// True while the server holds writes back (`CLIENT PAUSE`, a failover). It shows a command that
 /// is held back when it arrives, and not again when it runs.
 #[must_use]
-pub fn holds_writes_back() -> bool {
+pub fn writes_are_paused() -> bool {
     call!(RedisModule_AvoidReplicaTraffic()) != 0
 }

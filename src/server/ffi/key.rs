@@ -98,7 +98,7 @@ impl<'c> Ctx<'c> {
     }
 
     /// Runs `look` on the key `name` of database `db`, from outside a command.
-    pub fn look_at<T>(self, db: i32, name: &[u8], look: impl FnOnce(Option<Key<'_>>, Arg<'_>) -> T) -> T {
+    pub fn lookup_at<T>(self, db: i32, name: &[u8], look: impl FnOnce(Option<Key<'_>>, Arg<'_>) -> T) -> T {
         self.within(db, name, |name| look(self.open_read(name), name))
     }
 

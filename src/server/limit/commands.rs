@@ -1,7 +1,7 @@
 //! `CACHE.RATELIMIT`, its read-only twin, `CACHE.REFUND` and `CACHE.LIMITINFO`: limits of how much may
 //! be done in a time.
 
-use crate::engine::id::Slot;
+use crate::engine::id::DbKey;
 use crate::engine::limit::codec::unpack;
 use crate::engine::limit::queue::Waiter;
 use crate::engine::limit::rules::{Algorithm, Amount, Ask, Plan, Rule, Verdict, RULES_MAX, UNITS_MAX};
@@ -14,7 +14,7 @@ use crate::server::ffi::entry_point::ArgVec;
 use crate::server::limit::commit as keyspace;
 use crate::server::limit::commit::{Said, Which};
 use crate::server::limit::wait;
-use crate::server::limit::wait::Paced;
+use crate::server::limit::wait::LimitReply;
 use crate::server::state::STATE;
 use crate::server::{config, info};
 
@@ -125,20 +125,20 @@ pub fn ratelimit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
             ctx.reply_status(c"OK");
             return Ok(());
         }
-        (Mode::Peek, None) => keyspace::foresee(ctx, name, &plan, ask)?,
+        (Mode::Peek, None) => keyspace::peek(ctx, name, &plan, ask)?,
         (Mode::Decide(_), None) => keyspace::decide(ctx, name, said, ask)?,
         (Mode::Peek | Mode::Decide(_), Some(ahead_ms)) => {
-            wait::behind(keyspace::foresee(ctx, name, &plan, ask)?, ahead_ms)
+            wait::behind(keyspace::peek(ctx, name, &plan, ask)?, ahead_ms)
         }
     };
     if let (Mode::Decide(Some(wait_ms @ 1..)), 0, Some(retry_ms)) = (mode, verdict.allowed, verdict.retry_after_ms) {
         let waiting = STATE.with(|state| state.waiting());
         if waiting < config::max_waiters() && !ctx.is_nested(ctx.situation()) {
-            let slot = Slot { db: ctx.db(), key: name.bytes().into() };
+            let db_key = DbKey { db: ctx.db(), key: name.bytes().into() };
             let since = mono_now();
-            let waiter = Waiter { slot, plan, ask, since, deadline: since.after(wait_ms) };
+            let waiter = Waiter { db_key, plan, ask, since, deadline: since.after(wait_ms) };
             let look_ms = keyspace::look_again_ms(ctx, name, retry_ms);
-            return wait::park(ctx, waiter, look_ms, tell);
+            return wait::block(ctx, waiter, look_ms, tell);
         }
     }
     if !matches!(mode, Mode::Peek) {
@@ -154,7 +154,7 @@ pub fn ratelimit_ro(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let name = args.next("key")?;
     let Terms { plan, ask, .. } = Terms::parse(&mut args, Form::ReadOnly)?;
-    let verdict = keyspace::foresee(ctx, name, &plan, ask)?;
+    let verdict = keyspace::peek(ctx, name, &plan, ask)?;
     let verdict = match wait::line_ahead_ms(ctx.db(), name.bytes()) {
         Some(ahead_ms) => wait::behind(verdict, ahead_ms),
         None => verdict,
@@ -163,8 +163,8 @@ pub fn ratelimit_ro(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Answers one that waited.
-fn tell(ctx: Ctx<'_>, _argv: ArgVec<'_>, paced: &Paced) -> Result<(), Error> {
+/// PendingReplies one that waited.
+fn tell(ctx: Ctx<'_>, _argv: ArgVec<'_>, paced: &LimitReply) -> Result<(), Error> {
     let verdict = paced.verdict()?;
     count(&verdict);
     reply(ctx, &verdict);
@@ -203,7 +203,7 @@ fn restore(ctx: Ctx<'_>, name: Arg<'_>, args: &mut Args<'_>) -> Result<(), Error
     }
     let limits = unpack(payload.bytes()).map_err(|_| Error::BadPayload)?;
     keyspace::replace(ctx, name, limits)?;
-    wait::hurry(ctx, ctx.db(), name.bytes());
+    wait::wake(ctx, ctx.db(), name.bytes());
     ctx.reply_status(c"OK");
     Ok(())
 }
@@ -224,7 +224,7 @@ pub fn refund(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let which = taken.map_or(Which::Last, |taken| Which::TakenAt(UnixMillis(taken)));
     let given = keyspace::refund(ctx, name, units, which, at.map(UnixMillis))?;
     if given > 0 {
-        wait::hurry(ctx, ctx.db(), name.bytes());
+        wait::wake(ctx, ctx.db(), name.bytes());
     }
     ctx.reply_integer(i64::try_from(given).unwrap_or(i64::MAX));
     Ok(())
@@ -234,7 +234,7 @@ pub fn refund(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 pub fn limitinfo(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let name = Args::new(argv).next("key")?;
     let found = keyspace::describe(ctx, name)?;
-    let line = STATE.with(|state| state.pacing.lines.view(ctx.db(), name.bytes(), mono_now()));
+    let line = STATE.with(|state| state.limit_waits.lines.view(ctx.db(), name.bytes(), mono_now()));
     ctx.reply_map(4);
     ctx.reply_bytes(b"algorithm");
     match &found {

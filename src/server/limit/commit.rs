@@ -62,7 +62,7 @@ pub fn decide(ctx: Ctx<'_>, name: Arg<'_>, plan: Said<'_>, ask: Ask) -> Result<V
 /// [`Error::WrongType`].
 pub fn decide_for_waiter(ctx: Ctx<'_>, name: Arg<'_>, plan: &Plan, ask: Ask) -> Result<(Verdict, Taken), Error> {
     let at = unix_now();
-    let mark = |limits: &mut Limits| limits.mark(|| Mark(STATE.with(|state| state.pacing.next_mark())));
+    let mark = |limits: &mut Limits| limits.mark(|| Mark(STATE.with(|state| state.limit_waits.next_mark())));
     let (verdict, mark) = decide_and(ctx, name, Said { plan, words: None }, ask, at, mark)?;
     Ok((verdict, Taken { units: verdict.allowed, at, mark }))
 }
@@ -103,11 +103,11 @@ fn decide_and<T>(
 ///
 /// # Errors
 /// [`Error::WrongType`].
-pub fn foresee(ctx: Ctx<'_>, name: Arg<'_>, plan: &Plan, ask: Ask) -> Result<Verdict, Error> {
+pub fn peek(ctx: Ctx<'_>, name: Arg<'_>, plan: &Plan, ask: Ask) -> Result<Verdict, Error> {
     let now = unix_now();
-    let Some(mut key) = ctx.open_read(name) else { return Ok(Limits::new(plan).foresee(plan, ask, now)) };
+    let Some(mut key) = ctx.open_read(name) else { return Ok(Limits::new(plan).peek(plan, ask, now)) };
     match key.value_mut::<Limits>() {
-        Some(limits) => Ok(limits.foresee(plan, ask, now)),
+        Some(limits) => Ok(limits.peek(plan, ask, now)),
         None => Err(Error::WrongType),
     }
 }
@@ -157,20 +157,20 @@ pub fn throttle(ctx: Ctx<'_>, name: Arg<'_>, throttle: &Throttle) -> Result<Thro
     let now = unix_now();
     let mut key = ctx.open_write(name);
     if let Some(limits) = key.value_mut::<Limits>() {
-        let answer = limits.throttle(throttle, now);
-        if answer.changed {
+        let reply = limits.throttle(throttle, now);
+        if reply.changed {
             commit(ctx, key, name, Done::Became);
         }
-        return Ok(answer);
+        return Ok(reply);
     }
     found(&key)?;
     let mut limits = Limits::throttled(throttle);
-    let answer = limits.throttle(throttle, now);
-    if answer.changed {
+    let reply = limits.throttle(throttle, now);
+    if reply.changed {
         key.put(limits);
         commit(ctx, key, name, Done::Became);
     }
-    Ok(answer)
+    Ok(reply)
 }
 
 /// What [`throttle()`] would say; changes nothing.

@@ -24,26 +24,26 @@ pub fn throttle(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     }
     let too_slow = Error::TooLate { what: "max_burst at this rate", ms_max: DURATION_MS_MAX };
     let throttle = Throttle::new(max_burst, count, period_s, quantity).ok_or(too_slow)?;
-    let answer = match wait::line_ahead_ms(ctx.db(), name.bytes()) {
+    let reply = match wait::line_ahead_ms(ctx.db(), name.bytes()) {
         _ if quantity == 0 => keyspace::foresee_throttle(ctx, name, &throttle)?,
         Some(ahead_ms) => behind(ctx, name, &throttle, ahead_ms)?,
         None => keyspace::throttle(ctx, name, &throttle)?,
     };
-    if answer.limited {
+    if reply.limited {
         info::LIMITS_REFUSED.add_one();
     } else if quantity > 0 {
         info::LIMITS_ALLOWED.add_one();
     }
     let integer = |n: u64| ctx.reply_integer(i64::try_from(n).unwrap_or(i64::MAX));
     ctx.reply_array(5);
-    ctx.reply_integer(answer.limited.into());
-    integer(answer.limit);
-    integer(answer.remaining);
-    match answer.retry_after_s {
+    ctx.reply_integer(reply.limited.into());
+    integer(reply.limit);
+    integer(reply.remaining);
+    match reply.retry_after_s {
         Some(seconds) => integer(seconds),
         None => ctx.reply_integer(-1),
     }
-    integer(answer.reset_after_s);
+    integer(reply.reset_after_s);
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use super::commit;
 use crate::engine::id::Bond;
-use crate::engine::lock::{codec, Answer, Asked, Change, Holder, Lock, Mode, Request, Term};
+use crate::engine::lock::{codec, Asked, Change, Holder, Lock, Mode, Reply, Request, Term};
 use crate::engine::lock::{FENCE_MAX, HOLDERS_MAX, OWNER_BYTES_MAX};
 use crate::engine::time::{UnixMillis, DURATION_MS_MAX};
 use crate::server::args::{Args, Word};
@@ -103,9 +103,9 @@ pub fn lock(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
             wait::commit(ctx, key, db, name, &change);
             ctx.reply_unsigned(fence);
         }
-        Asked::Parked(id) => {
+        Asked::Blocked(id) => {
             drop(key);
-            return wait::park(ctx, id, tell);
+            return wait::block(ctx, id, tell);
         }
         Asked::Busy => ctx.reply_nil(),
         Asked::Clash(mode) => return Err(Error::HeldAs(mode)),
@@ -154,17 +154,17 @@ fn replay(ctx: Ctx<'_>, name: Arg<'_>, owner: Arg<'_>, given: &Given) -> Result<
     Ok(())
 }
 
-/// Answers a LOCK that waited.
-fn tell(ctx: Ctx<'_>, _argv: ArgVec<'_>, answer: &Answer) -> Result<(), Error> {
-    match answer {
-        Answer::Granted(granted) => ctx.reply_unsigned(granted.fence),
-        Answer::TimedOut => ctx.reply_nil(),
-        Answer::Clash(mode) => return Err(Error::HeldAs(*mode)),
-        Answer::Otherwise(mode) => return Err(Error::HeldOtherwise(*mode)),
-        Answer::Exhausted => return Err(Error::NumbersUsedUp),
-        Answer::WrongType => return Err(Error::WrongType),
-        Answer::Moved => return Err(Error::Moved),
-        Answer::Readonly => return Err(Error::Readonly),
+/// PendingReplies a LOCK that waited.
+fn tell(ctx: Ctx<'_>, _argv: ArgVec<'_>, reply: &Reply) -> Result<(), Error> {
+    match reply {
+        Reply::Granted(granted) => ctx.reply_unsigned(granted.fence),
+        Reply::TimedOut => ctx.reply_nil(),
+        Reply::Clash(mode) => return Err(Error::HeldAs(*mode)),
+        Reply::Otherwise(mode) => return Err(Error::HeldOtherwise(*mode)),
+        Reply::Exhausted => return Err(Error::NumbersUsedUp),
+        Reply::WrongType => return Err(Error::WrongType),
+        Reply::Moved => return Err(Error::Moved),
+        Reply::Readonly => return Err(Error::Readonly),
     }
     Ok(())
 }
@@ -196,8 +196,8 @@ pub fn extend(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let (db, now) = (ctx.db(), unix_now());
     let key = wait::open(ctx, db, name)?;
     let change = key.value::<Lock>().and_then(|lock| {
-        let (slot, until) = ((db, name.bytes()), now.after(ttl_ms));
-        STATE.with(|state| state.locks.extend(slot, lock, owner.bytes(), until, now))
+        let (db_key, until) = ((db, name.bytes()), now.after(ttl_ms));
+        STATE.with(|state| state.locks.extend(db_key, lock, owner.bytes(), until, now))
     });
     let held = change.is_some();
     if let Some(change) = change {

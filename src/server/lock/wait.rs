@@ -4,21 +4,21 @@
 //! nothing more. That happens within the command that frees a lock, and in the pump's turn for all
 //! that no command says: deadlines, connections that close, keys that go by other hands.
 //!
-//! Commands reach the book by [`open`], [`commit`] and [`park`] only, and each of them sets the timer for
+//! Commands reach the book by [`open`], [`commit`] and [`block`] only, and each of them sets the timer for
 //! what it left to do: no command can grant a lock and tell nobody.
 //!
 //! While the server holds writes back (`CLIENT PAUSE`, a failover) the data set must not change, so
 //! grants wait until that is over. On a replica nobody waits, so nothing is granted.
 
 use super::commit;
-use crate::engine::id::{ClientId, DbId, Slot, WaiterId};
-use crate::engine::lock::{Answer, Change, Found, Lock, Now};
+use crate::engine::id::{ClientId, DbId, DbKey, WaiterId};
+use crate::engine::lock::{Change, Found, Lock, Now, Reply};
 use crate::engine::time::MonoMillis;
-use crate::server::delivery::{hand_out, HandedOver};
+use crate::server::delivery::{unblock_next, HandedOver};
 use crate::server::error::Error;
 use crate::server::event_loop;
-use crate::server::event_loop::{Budget, HELD_BACK_MS};
-use crate::server::ffi::block::{Awaited, Parked, Tell};
+use crate::server::event_loop::{Budget, PAUSED_MS};
+use crate::server::ffi::block::{Blocked, Tell, Waits};
 use crate::server::ffi::context::{mono_now, unix_now, Arg, Ctx};
 use crate::server::ffi::events;
 use crate::server::ffi::filter;
@@ -54,7 +54,7 @@ pub fn open<'c>(ctx: Ctx<'c>, db: DbId, name: Arg<'_>) -> Result<Key<'c>, Error>
 /// # Errors
 /// [`Error::WrongType`].
 pub fn open_overdue<'c>(ctx: Ctx<'c>, db: DbId, name: Arg<'_>) -> Result<Key<'c>, Error> {
-    settle_now(ctx, &Slot { db, key: name.bytes().into() }, name);
+    settle_now(ctx, &DbKey { db, key: name.bytes().into() }, name);
     open_settled(ctx, name)
 }
 
@@ -75,30 +75,30 @@ pub fn commit(ctx: Ctx<'_>, key: Key<'_>, db: DbId, name: Arg<'_>, change: &Chan
 
 /// Does what is to be done about a key, if somebody waits for it or something is left to do.
 fn settle_concerned(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
-    if let Some(slot) = STATE.with(|state| state.locks.concerned(db, name.bytes())) {
-        settle_now(ctx, &slot, name);
+    if let Some(db_key) = STATE.with(|state| state.locks.concerned(db, name.bytes())) {
+        settle_now(ctx, &db_key, name);
     }
 }
 
 /// Does it within a command. Whoever was granted the lock is yet to be told, what is left of a long line is
 /// yet to be done, and the next deadline may be another one: all of that is the timer's.
-fn settle_now(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>) {
-    settle(ctx, slot, name, CHANGES_PER_COMMAND);
+fn settle_now(ctx: Ctx<'_>, db_key: &DbKey, name: Arg<'_>) {
+    settle(ctx, db_key, name, CHANGES_PER_COMMAND);
     event_loop::schedule(ctx);
 }
 
 /// Makes at most so many changes.
-fn settle(ctx: Ctx<'_>, slot: &Slot, name: Arg<'_>, most: usize) {
+fn settle(ctx: Ctx<'_>, db_key: &DbKey, name: Arg<'_>, most: usize) {
     if ctx.situation().is_replica() {
         // What is left of the time before it became one is for its primary to decide.
-        STATE.with(|state| state.locks.believe(slot));
+        STATE.with(|state| state.locks.forget_touched(db_key));
         return;
     }
     for _ in 0..most {
         let (key, now) = (ctx.open_write(name), now());
         let found = found(&key);
-        let Some(change) = STATE.with(|state| state.locks.step(slot, found, now)) else { return };
-        commit::commit(ctx, key, slot.db, name, &change);
+        let Some(change) = STATE.with(|state| state.locks.step(db_key, found, now)) else { return };
+        commit::commit(ctx, key, db_key.db, name, &change);
     }
 }
 
@@ -112,11 +112,11 @@ fn found<'k>(key: &'k Key<'_>) -> Found<'k> {
 
 /// Settles keys that something happened to, and ends what is due.
 pub fn turn(ctx: Ctx<'_>, budget: &Budget) {
-    let paused = filter::holds_writes_back();
+    let paused = filter::writes_are_paused();
     while budget.allows_more() {
-        let next = if paused { None } else { STATE.with(|state| state.locks.next_doubted()) };
-        if let Some(slot) = next {
-            settle_anywhere(ctx, &slot, CHANGES_AT_ONCE);
+        let next = if paused { None } else { STATE.with(|state| state.locks.next_touched()) };
+        if let Some(db_key) = next {
+            settle_anywhere(ctx, &db_key, CHANGES_AT_ONCE);
             continue;
         }
         let now = now();
@@ -126,27 +126,27 @@ pub fn turn(ctx: Ctx<'_>, budget: &Budget) {
     }
 }
 
-fn settle_anywhere(ctx: Ctx<'_>, slot: &Slot, most: usize) {
+fn settle_anywhere(ctx: Ctx<'_>, db_key: &DbKey, most: usize) {
     // A lock that moved away is not free, though its key is gone here.
-    if STATE.with(|state| state.in_cluster) && ctx.is_foreign(&slot.key) {
+    if STATE.with(|state| state.in_cluster) && ctx.is_foreign(&db_key.key) {
         STATE.with(|state| {
-            state.locks.refuse(slot, &Answer::Moved);
-            state.locks.believe(slot);
+            state.locks.refuse(db_key, &Reply::Moved);
+            state.locks.forget_touched(db_key);
         });
         return;
     }
-    ctx.within(slot.db, &slot.key, |name| settle(ctx, slot, name, most));
+    ctx.within(db_key.db, &db_key.key, |name| settle(ctx, db_key, name, most));
 }
 
 /// When [`turn`] has something to do.
 #[must_use]
 pub fn next_turn(now: MonoMillis) -> Option<MonoMillis> {
-    let (doubts, answers, due) = STATE.with(|state| {
+    let (touches, replies, due) = STATE.with(|state| {
         let locks = &state.locks;
-        (locks.next_doubted().is_some(), locks.has_answers(), locks.next_due())
+        (locks.next_touched().is_some(), locks.has_replies(), locks.next_due())
     });
-    let doubts = doubts.then(|| if filter::holds_writes_back() { now.after(HELD_BACK_MS) } else { MonoMillis(0) });
-    [doubts, answers.then_some(MonoMillis(0)), due].into_iter().flatten().min()
+    let touches = touches.then(|| if filter::writes_are_paused() { now.after(PAUSED_MS) } else { MonoMillis(0) });
+    [touches, replies.then_some(MonoMillis(0)), due].into_iter().flatten().min()
 }
 
 /// A lock is about to leave its key, by whatever hand. Called from within calls of the module API.
@@ -160,7 +160,7 @@ pub fn removed(db: DbId, key: &[u8], lock: &mut Lock) {
 pub fn demoted() {
     STATE.with(|state| {
         state.follows = true;
-        state.locks.forget_all(&Answer::Readonly);
+        state.locks.forget_all(&Reply::Readonly);
     });
 }
 
@@ -177,26 +177,26 @@ pub fn promoted() {
 ///
 /// # Errors
 /// [`Error::CannotWait`]; then it waits no longer.
-pub fn park(ctx: Ctx<'_>, id: WaiterId, tell: impl Tell<Answer>) -> Result<(), Error> {
+pub fn block(ctx: Ctx<'_>, id: WaiterId, tell: impl Tell<Reply>) -> Result<(), Error> {
     event_loop::schedule(ctx);
-    if let Some(parked) = ctx.park(tell) {
-        STATE.with(|state| state.lock_parking.insert(id, parked));
+    if let Some(blocked) = ctx.block(tell) {
+        STATE.with(|state| state.lock_clients.insert(id, blocked));
         return Ok(());
     }
-    dismiss(id);
+    end_wait(id);
     Err(Error::CannotWait)
 }
 
 /// Ends a wait: it is told what had been decided for it, or nil.
-fn dismiss(id: WaiterId) -> Answer {
-    STATE.with(|state| state.locks.leave(id).unwrap_or(Answer::TimedOut))
+fn end_wait(id: WaiterId) -> Reply {
+    STATE.with(|state| state.locks.leave(id).unwrap_or(Reply::TimedOut))
 }
 
 /// Hands the next answer to the server, if there is one.
 pub fn answer_next() -> Option<HandedOver> {
-    hand_out(STATE.with(|state| {
-        let (id, answer) = state.locks.deliver_next()?;
-        Some((state.lock_parking.take(id), answer))
+    unblock_next(STATE.with(|state| {
+        let (id, reply) = state.locks.next_reply()?;
+        Some((state.lock_clients.take(id), reply))
     }))
 }
 
@@ -205,30 +205,30 @@ pub fn closed(client: ClientId) -> bool {
     STATE.with(|state| state.locks.disconnect(client))
 }
 
-impl Awaited for Answer {
-    fn unblocked(ctx: Ctx<'_>, parked: Parked) -> Self {
-        let id = STATE.with(|state| state.lock_parking.leave(parked));
-        let answer = id.map_or(Self::TimedOut, dismiss);
+impl Waits for Reply {
+    fn unblocked(ctx: Ctx<'_>, blocked: Blocked) -> Self {
+        let id = STATE.with(|state| state.lock_clients.leave(blocked));
+        let reply = id.map_or(Self::TimedOut, end_wait);
         event_loop::schedule(ctx);
-        answer
+        reply
     }
 
-    fn disconnected(ctx: Ctx<'_>, parked: Parked) -> bool {
-        let was_parked = STATE.with(|state| {
-            let Some(id) = state.lock_parking.leave(parked) else { return false };
+    fn disconnected(ctx: Ctx<'_>, blocked: Blocked) -> bool {
+        let was_blocked = STATE.with(|state| {
+            let Some(id) = state.lock_clients.leave(blocked) else { return false };
             if let Some(Self::Granted(granted)) = state.locks.leave(id) {
-                state.locks.unheard(&granted);
+                state.locks.undelivered(&granted);
             }
             true
         });
         event_loop::schedule(ctx);
-        was_parked
+        was_blocked
     }
 
     /// A lock it brought passes to the next in line.
-    fn unheard(&self, ctx: Ctx<'_>) {
+    fn undelivered(&self, ctx: Ctx<'_>) {
         if let Self::Granted(granted) = self {
-            STATE.with(|state| state.locks.unheard(granted));
+            STATE.with(|state| state.locks.undelivered(granted));
             event_loop::schedule(ctx);
         }
     }

@@ -10,7 +10,7 @@
 use crate::engine::cache::entry::{Carried, Entry, Tags};
 use crate::engine::cache::leases::Serial;
 use crate::engine::id::DbId;
-use crate::engine::tag::{Arrival, Standing, TagBook};
+use crate::engine::tag::{Arrival, Standing, TagIndexes};
 use crate::engine::time::UnixMillis;
 use crate::server::event_loop;
 use crate::server::ffi::context::{unix_now, Arg, Ctx, Level};
@@ -23,11 +23,11 @@ use std::cmp::Reverse;
 /// What is known of tags. Borrowed for moments only, as [`STATE`].
 pub struct Tagging {
     /// The indexes.
-    pub book: TagBook,
+    pub indexes: TagIndexes,
     /// Whether the server tells of keys that come by other hands.
     hears: bool,
     /// Whether the server leaves callers of MOVE in the other database.
-    misleads_callers: bool,
+    move_leaves_caller_in_other_db: bool,
     /// Whether the value that was loaded last has tags.
     loaded: bool,
     /// Tags that were invalidated or marked stale.
@@ -38,8 +38,15 @@ pub struct Tagging {
 
 impl Default for Tagging {
     fn default() -> Self {
-        let book = TagBook::new(rand::random());
-        Self { book, hears: false, misleads_callers: false, loaded: false, invalidations: 0, invalidated_keys: 0 }
+        let indexes = TagIndexes::new(rand::random());
+        Self {
+            indexes,
+            hears: false,
+            move_leaves_caller_in_other_db: false,
+            loaded: false,
+            invalidations: 0,
+            invalidated_keys: 0,
+        }
     }
 }
 
@@ -52,7 +59,7 @@ pub static TAGGING: MainThread<Tagging> = MainThread::new();
 pub fn standing(db: DbId, entry: &Entry) -> Standing {
     match entry.tags() {
         None => Standing::Live,
-        Some(_) => TAGGING.with(|tagging| tagging.book.standing(db, entry)),
+        Some(_) => TAGGING.with(|tagging| tagging.indexes.standing(db, entry)),
     }
 }
 
@@ -69,7 +76,7 @@ pub fn standing_under(key: &Key<'_>, entry: &Entry) -> Standing {
 /// Since when an entry of `db` is stale by its tags.
 #[must_use]
 pub fn stale_since(db: DbId, entry: &Entry) -> UnixMillis {
-    TAGGING.with(|tagging| tagging.book.stale_since(db, entry))
+    TAGGING.with(|tagging| tagging.indexes.stale_since(db, entry))
 }
 
 /// The tags of an entry of `db`, and what they have done to it.
@@ -77,7 +84,7 @@ pub fn stale_since(db: DbId, entry: &Entry) -> UnixMillis {
 pub fn carried(db: DbId, entry: &Entry) -> Carried {
     match entry.tags() {
         None => Carried::default(),
-        Some(_) => TAGGING.with(|tagging| tagging.book.carried(db, entry)),
+        Some(_) => TAGGING.with(|tagging| tagging.indexes.carried(db, entry)),
     }
 }
 
@@ -85,24 +92,24 @@ pub fn carried(db: DbId, entry: &Entry) -> Carried {
 #[must_use]
 pub fn count(db: DbId, entry: &Entry) -> usize {
     TAGGING.with(|tagging| match entry.tags() {
-        Some(Tags::Indexed(id)) => tagging.book.index(db).map_or(0, |index| index.names(*id).count()),
+        Some(Tags::Indexed(id)) => tagging.indexes.index(db).map_or(0, |index| index.names(*id).count()),
         Some(Tags::Carried(carried)) => carried.names.len(),
         None => 0,
     })
 }
 
 /// Enters what `entry` carries, which is about to be or was just put under `key` of `db`.
-pub fn enlist(db: DbId, key: &[u8], entry: &mut Entry) {
+pub fn attach(db: DbId, key: &[u8], entry: &mut Entry) {
     if let Some(Tags::Carried(_)) = entry.tags() {
         hear();
         let now = unix_now();
-        TAGGING.with(|tagging| tagging.book.enlist(db, key, entry, now));
+        TAGGING.with(|tagging| tagging.indexes.attach(db, key, entry, now));
     }
 }
 
 /// Enters a new `entry` with `tags` which is about to be put under `key` of `db`. Stale since
 /// `stale_since`, if that is said.
-pub fn enter<'a>(
+pub fn insert<'a>(
     db: DbId,
     key: &[u8],
     entry: &mut Entry,
@@ -115,21 +122,21 @@ pub fn enter<'a>(
         None => (Standing::Live, UnixMillis::default()),
     };
     let arrival = Arrival { standing, since, bytes: entry.value().len(), now: unix_now() };
-    let id = TAGGING.with(|tagging| tagging.book.index_of(db).insert(key, tags, arrival));
+    let id = TAGGING.with(|tagging| tagging.indexes.index_of(db).insert(key, tags, arrival));
     entry.set_tags(Some(Tags::Indexed(id)));
 }
 
 /// `entry` is about to leave `key` of `db` by other hands, to be freed or put under another.
-pub fn delist(db: DbId, key: &[u8], entry: &mut Entry) {
+pub fn detach(db: DbId, key: &[u8], entry: &mut Entry) {
     if entry.tags().is_some() {
-        TAGGING.with(|tagging| tagging.book.delist(db, key, entry));
+        TAGGING.with(|tagging| tagging.indexes.detach(db, key, entry));
     }
 }
 
 /// Takes `entry`, which is about to be deleted or was just overwritten, out of the index of `db`.
-pub fn strike_out(db: DbId, entry: &mut Entry) {
+pub fn remove_entry(db: DbId, entry: &mut Entry) {
     if entry.tags().is_some() {
-        TAGGING.with(|tagging| tagging.book.strike_out(db, entry));
+        TAGGING.with(|tagging| tagging.indexes.remove_entry(db, entry));
     }
 }
 
@@ -138,9 +145,9 @@ pub fn settle(db: DbId, key: &[u8], entry: &mut Entry, standing: Standing, since
     let names = carried(db, entry).names;
     let was = entry.set_tags(Some(Tags::Carried(Carried { names, standing, since })));
     // ORDER: entered anew before the old is struck out, so that its tags live on.
-    enlist(db, key, entry);
+    attach(db, key, entry);
     if let Some(Tags::Indexed(id)) = was {
-        TAGGING.with(|tagging| tagging.book.index_of(db).remove(id));
+        TAGGING.with(|tagging| tagging.indexes.index_of(db).remove(id));
     }
 }
 
@@ -160,7 +167,7 @@ pub fn arrived(ctx: Ctx<'_>, name: Arg<'_>) {
     let Some(mut key) = ctx.open_quietly(name) else { return };
     let db = key.db();
     if let Some(entry) = key.value_mut::<Entry>() {
-        enlist(db, name.bytes(), entry);
+        attach(db, name.bytes(), entry);
         let is_dead = standing(db, entry) == Standing::Dead;
         key.close();
         if is_dead {
@@ -174,8 +181,8 @@ pub fn arrived(ctx: Ctx<'_>, name: Arg<'_>) {
 const VALKEY_8_1: (u32, u32) = (8, 1);
 
 /// True on such a server.
-pub fn misleads_callers() -> bool {
-    TAGGING.with(|tagging| tagging.misleads_callers)
+pub fn move_leaves_caller_in_other_db() -> bool {
+    TAGGING.with(|tagging| tagging.move_leaves_caller_in_other_db)
 }
 
 fn hear() {
@@ -187,7 +194,7 @@ fn hear() {
         ctx.log(Level::Warning, "the server does not tell of keys that move: tags may not follow them");
     }
     if ctx.valkey_version() == Some(VALKEY_8_1) {
-        TAGGING.with(|tagging| tagging.misleads_callers = true);
+        TAGGING.with(|tagging| tagging.move_leaves_caller_in_other_db = true);
         let text = "COPY to another database must not be used: with any module that listens to keys, as this one does \
                     now that an entry has tags, Valkey 8.1 replicates it wrongly and leaves its caller there; Valkey 9 \
                     does not";
@@ -206,7 +213,7 @@ pub fn watch(ctx: Ctx<'_>, name: Arg<'_>) {
 pub fn watch_entry(key: &Key<'_>) {
     let db = key.db();
     if let Some(Tags::Indexed(id)) = key.value::<Entry>().and_then(Entry::tags) {
-        TAGGING.with(|tagging| tagging.book.index_of(db).watch(*id));
+        TAGGING.with(|tagging| tagging.indexes.index_of(db).watch(*id));
     }
 }
 
@@ -236,7 +243,7 @@ fn fate_of_some<'a>(
 ) -> Option<(Standing, UnixMillis)> {
     let db = ctx.db();
     let noted: Vec<_> = TAGGING.with(|tagging| {
-        let index = tagging.book.index(db).filter(|index| index.has_scoped());
+        let index = tagging.indexes.index(db).filter(|index| index.has_scoped());
         index.map_or_else(Vec::new, |index| tags.flat_map(|tag| index.scoped_since(tag, serial.0)).collect())
     });
     let mut worst: Option<(Standing, UnixMillis)> = None;
@@ -257,7 +264,7 @@ fn fate_of_all<'a>(
     now: UnixMillis,
 ) -> (Standing, UnixMillis) {
     TAGGING.with(|tagging| {
-        let Some(index) = tagging.book.index(db) else { return (Standing::Live, now) };
+        let Some(index) = tagging.indexes.index(db) else { return (Standing::Live, now) };
         let mut fate = (Standing::Live, now);
         for tag in tags {
             if index.invalidated_since(tag, serial.0) {
@@ -285,17 +292,17 @@ pub fn fate_of(ctx: Ctx<'_>, name: Arg<'_>, entry: &Entry, serial: Serial) -> Op
 
 /// Once no lease is out, nobody will ask what happened to tags.
 pub fn forget_if_unasked() {
-    let has_history = TAGGING.with(|tagging| tagging.book.has_history());
-    if has_history && STATE.with(|state| state.book.leases()) == 0 {
+    let has_history = TAGGING.with(|tagging| tagging.indexes.has_history());
+    if has_history && STATE.with(|state| state.leases.leases()) == 0 {
         forget_history();
     }
 }
 
 /// Lets the index forget what no lease that is out can ask for.
 pub fn forget_history() {
-    let oldest = STATE.with(|state| match state.book.oldest() {
+    let oldest = STATE.with(|state| match state.leases.oldest() {
         Some(Serial(serial)) => serial,
-        None => state.book.stamp(),
+        None => state.leases.stamp(),
     });
-    TAGGING.with(|tagging| tagging.book.forget_before(oldest));
+    TAGGING.with(|tagging| tagging.indexes.forget_before(oldest));
 }

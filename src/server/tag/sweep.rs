@@ -24,36 +24,36 @@ const PAUSE_MS: u64 = 50;
 /// When there is something to do next; `None`: nothing.
 #[must_use]
 pub fn next_slice(ctx: Ctx<'_>, now: MonoMillis) -> Option<MonoMillis> {
-    let is_untidy = TAGGING.with(|tagging| tagging.book.is_untidy());
-    let has_doomed = || TAGGING.with(|tagging| tagging.book.backlog() > 0) && !ctx.situation().is_replica();
+    let is_untidy = TAGGING.with(|tagging| tagging.indexes.is_untidy());
+    let has_doomed = || TAGGING.with(|tagging| tagging.indexes.backlog() > 0) && !ctx.situation().is_replica();
     if !is_untidy && !has_doomed() {
         return None;
     }
     Some(now.after(match config::SWEEP_CPU_PERCENT.get() {
         100.. => 0,
-        _ if filter::holds_writes_back() => PAUSE_MS,
+        _ if filter::writes_are_paused() => PAUSE_MS,
         _ => REST_MS,
     }))
 }
 
 /// Does one slice.
 pub fn slice(ctx: Ctx<'_>) {
-    if !TAGGING.with(|tagging| tagging.book.is_untidy() || tagging.book.backlog() > 0) {
+    if !TAGGING.with(|tagging| tagging.indexes.is_untidy() || tagging.indexes.backlog() > 0) {
         return;
     }
     let end = micros() + slice_us(config::SWEEP_CPU_PERCENT.get(), REST_MS * 1_000);
-    let may_write = !ctx.situation().is_replica() && !filter::holds_writes_back();
+    let may_write = !ctx.situation().is_replica() && !filter::writes_are_paused();
     let mut more = true;
     while more {
         more = may_write && delete_some(ctx);
-        more = TAGGING.with(|tagging| tagging.book.tidy(BATCH)) || more;
+        more = TAGGING.with(|tagging| tagging.indexes.tidy(BATCH)) || more;
         more = more && micros() < end;
     }
 }
 
 /// Deletes up to [`BATCH`] dead entries; false if there are none.
 fn delete_some(ctx: Ctx<'_>) -> bool {
-    let Some(Doomed { db, entries }) = TAGGING.with(|tagging| tagging.book.doomed(BATCH)) else { return false };
+    let Some(Doomed { db, entries }) = TAGGING.with(|tagging| tagging.indexes.doomed(BATCH)) else { return false };
     let selected = ctx.db();
     ctx.select_db(db);
     let names: Vec<_> = entries.iter().map(|(_, name)| ctx.string(name)).collect();
@@ -62,7 +62,7 @@ fn delete_some(ctx: Ctx<'_>) -> bool {
         if cache_commit::delete_dead(ctx, name.arg(), *id) {
             dead.push(name.arg());
         } else {
-            TAGGING.with(|tagging| tagging.book.index_of(db).remove(*id));
+            TAGGING.with(|tagging| tagging.indexes.index_of(db).remove(*id));
         }
     }
     cache_commit::tell_deleted(ctx, &dead);
@@ -72,10 +72,10 @@ fn delete_some(ctx: Ctx<'_>) -> bool {
 
 /// Everything in the indexes of database `only` (`None`: of all) is gone.
 pub fn emptied(only: Option<DbId>) {
-    TAGGING.with(|tagging| tagging.book.drop_all(only));
+    TAGGING.with(|tagging| tagging.indexes.drop_all(only));
 }
 
 /// Two databases were exchanged.
 pub fn exchanged(a: DbId, b: DbId) {
-    TAGGING.with(|tagging| tagging.book.swap(a, b));
+    TAGGING.with(|tagging| tagging.indexes.swap(a, b));
 }

@@ -3,7 +3,7 @@
 
 use super::super::entry::{Carried, Entry, Meta, Tags};
 use crate::engine::cache::codec::{decode, encode, ENCODING_VERSION};
-use crate::engine::codec::tape::{field, Field, Tape};
+use crate::engine::codec::fields::{field, Field, Fields};
 use crate::engine::codec::Sink;
 use crate::engine::id::Bond;
 use crate::engine::lock::{codec as lock_codec, Change, Holder, Judged, Lock, Mode, FENCE_MAX};
@@ -18,12 +18,12 @@ fn number() -> impl Strategy<Value = u64> {
 }
 
 /// `fields` with some of them replaced.
-fn tampered(mut fields: Vec<Field>, changes: Vec<(prop::sample::Index, Field)>) -> Tape {
+fn tampered(mut fields: Vec<Field>, changes: Vec<(prop::sample::Index, Field)>) -> Fields {
     for (at, instead) in changes {
         let at = at.index(fields.len());
         fields[at] = instead;
     }
-    Tape(fields.into())
+    Fields(fields.into())
 }
 
 fn changes() -> impl Strategy<Value = Vec<(prop::sample::Index, Field)>> {
@@ -119,10 +119,10 @@ fn decided(lock: &Lock, what: u8, owner: &[u8], mode: Mode, (now, ttl_ms): (Unix
     }
 }
 
-fn written(lock: &Lock) -> Tape {
-    let mut tape = Tape::default();
-    lock_codec::encode(lock, &mut tape);
-    tape
+fn written(lock: &Lock) -> Fields {
+    let mut payload = Fields::default();
+    lock_codec::encode(lock, &mut payload);
+    payload
 }
 
 proptest! {
@@ -139,11 +139,11 @@ proptest! {
         };
         for step in [None].into_iter().chain(steps.into_iter().map(Some)) {
             step.into_iter().for_each(|step| make(&mut entry, &mut carried, step));
-            let mut tape = Tape::default();
-            encode(&entry, &carried, &mut tape);
-            let read = decode(ENCODING_VERSION, &mut tape);
+            let mut payload = Fields::default();
+            encode(&entry, &carried, &mut payload);
+            let read = decode(ENCODING_VERSION, &mut payload);
             prop_assert_eq!(read.as_ref(), Ok(&entry));
-            prop_assert!(tape.0.is_empty());
+            prop_assert!(payload.0.is_empty());
         }
     }
 
@@ -173,9 +173,9 @@ proptest! {
 
 #[test]
 fn the_edges_of_what_is_taken_are_those_of_what_is_written() {
-    let mut tape = Tape::default();
-    [DURATION_MS_MAX, u64::MAX, u64::from(u32::MAX), UNIX_MS_MAX + 1, 0].iter().for_each(|n| tape.put_unsigned(*n));
-    tape.put_bytes(b"");
-    let entry = decode(ENCODING_VERSION, &mut tape).unwrap();
+    let mut payload = Fields::default();
+    [DURATION_MS_MAX, u64::MAX, u64::from(u32::MAX), UNIX_MS_MAX + 1, 0].iter().for_each(|n| payload.put_unsigned(*n));
+    payload.put_bytes(b"");
+    let entry = decode(ENCODING_VERSION, &mut payload).unwrap();
     assert!(matches!(entry.tags(), Some(Tags::Carried(Carried { since, .. })) if since.0 == UNIX_MS_MAX));
 }

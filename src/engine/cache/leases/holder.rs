@@ -1,8 +1,8 @@
 //! What the holder of a lease may do with it, and what happens when it is gone.
 
 use super::{
-    find_mut, Answer, Bond, ClientId, DbId, Doubt, Due, End, Failure, Flight, LeaseBook, MonoMillis, Serial, Slot,
-    Token, LEASES_MAX,
+    find_mut, Bond, ClientId, DbId, DbKey, Due, End, Failure, Flight, Leases, MonoMillis, Reply, Serial, Token, Touch,
+    LEASES_MAX,
 };
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use std::rc::Rc;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseView {
     /// Of which key.
-    pub slot: Slot,
+    pub db_key: DbKey,
     /// Who holds it.
     pub holder: ClientId,
     /// How long it has been out.
@@ -23,7 +23,7 @@ pub struct LeaseView {
     pub waiters: usize,
 }
 
-impl LeaseBook {
+impl Leases {
     /// True if `token` proves the lease that is out on `key`.
     pub fn holds(&mut self, db: DbId, key: &[u8], token: Token, now: MonoMillis) -> bool {
         self.proves(db, key, token, now).is_some()
@@ -53,11 +53,11 @@ impl LeaseBook {
             return false;
         }
         let Some((name, _)) = self.flights.get_key_value(key) else { return false };
-        let slot = Slot { db, key: Rc::clone(name) };
+        let db_key = DbKey { db, key: Rc::clone(name) };
         let Some(flight) = find_mut(&mut self.flights, db, key) else { return false };
-        self.due.remove(&(flight.lease.deadline, Due::Lease(slot.clone())));
+        self.due.remove(&(flight.lease.deadline, Due::Lease(db_key.clone())));
         flight.lease.deadline = now.after(ms);
-        self.due.insert((flight.lease.deadline, Due::Lease(slot)));
+        self.due.insert((flight.lease.deadline, Due::Lease(db_key)));
         true
     }
 
@@ -84,25 +84,25 @@ impl LeaseBook {
         if !self.holds(db, key, token, now) {
             return false;
         }
-        let Some((slot, flight)) = self.close(db, key) else { return false };
-        self.tally.leases_failed += 1;
+        let Some((db_key, flight)) = self.close(db, key) else { return false };
+        self.stats.leases_failed += 1;
         let failure = Failure { until: now.after(retry_ms), message };
-        let queue = self.pass_groups(&slot, flight.queue, flight.groups);
-        self.outbox.push(queue, Answer::Failed(failure.clone()));
+        let queue = self.pass_groups(&db_key, flight.queue, flight.groups);
+        self.pending.push(queue, Reply::Failed(failure.clone()));
         // ORDER: the deadline of an earlier failure, over but not yet gone, must not end this one.
-        self.forgive(&slot);
+        self.forgive(&db_key);
         if self.failures.len() < LEASES_MAX {
-            self.due.insert((failure.until, Due::Retry(slot.clone())));
-            self.failures.insert(slot, failure);
+            self.due.insert((failure.until, Due::Retry(db_key.clone())));
+            self.failures.insert(db_key, failure);
         }
         true
     }
 
     /// A connection is gone: the leases bound to it end. False if there were none.
     pub fn disconnect(&mut self, client: ClientId, now: MonoMillis) -> bool {
-        let Some(slots) = self.bound.remove(&client) else { return false };
-        for slot in slots {
-            self.end_if(slot.db, &slot.key, End::Disconnected, now, |lease| lease.holder == client);
+        let Some(db_keys) = self.bound.remove(&client) else { return false };
+        for db_key in db_keys {
+            self.end_if(db_key.db, &db_key.key, End::Disconnected, now, |lease| lease.holder == client);
         }
         true
     }
@@ -121,36 +121,36 @@ impl LeaseBook {
     pub fn views(&self, count: usize, now: MonoMillis) -> Vec<LeaseView> {
         let flights = self.flights.iter().flat_map(|(name, flights)| flights.iter().map(move |flight| (name, flight)));
         let stays = |(_, flight): &(&Rc<[u8]>, &Flight)| {
-            flight.doubt.max(self.doubts.since(flight.spread, flight.db)) != Some(Doubt::Invalidated)
+            flight.touch.max(self.touches.since(flight.spread, flight.db)) != Some(Touch::Invalidated)
         };
         let mut views: Vec<_> = flights.filter(stays).map(|(name, flight)| flight.view(name, now)).collect();
-        views.sort_by(|a, b| b.waiters.cmp(&a.waiters).then_with(|| a.slot.cmp(&b.slot)));
+        views.sort_by(|a, b| b.waiters.cmp(&a.waiters).then_with(|| a.db_key.cmp(&b.db_key)));
         views.truncate(count);
         views
     }
 
     /// The keys that somebody waits for. O(leases).
     #[must_use]
-    pub fn waited_for(&self) -> Vec<Slot> {
+    pub fn waited_for(&self) -> Vec<DbKey> {
         let all = self.flights.iter().flat_map(|(key, flights)| flights.iter().map(move |flight| (key, flight)));
         let queued = all.filter(|(_, flight)| !flight.queue.is_empty());
-        queued.map(|(key, flight)| Slot { db: flight.db, key: Rc::clone(key) }).collect()
+        queued.map(|(key, flight)| DbKey { db: flight.db, key: Rc::clone(key) }).collect()
     }
 
     /// The keys that a lease is out on, of those that `of` says. O(leases).
     #[must_use]
-    pub fn leased(&self, of: impl Fn(&[u8]) -> bool) -> Vec<Slot> {
+    pub fn leased(&self, of: impl Fn(&[u8]) -> bool) -> Vec<DbKey> {
         let some = self.flights.iter().filter(|(key, _)| of(key));
         let all = some.flat_map(|(key, flights)| flights.iter().map(move |flight| (key, flight)));
-        all.map(|(key, flight)| Slot { db: flight.db, key: Rc::clone(key) }).collect()
+        all.map(|(key, flight)| DbKey { db: flight.db, key: Rc::clone(key) }).collect()
     }
 
     /// The key whose lease [`Self::expire_next`] would hand over at `now`, if that is what it would do.
     #[must_use]
-    pub fn next_handover(&self, now: MonoMillis) -> Option<Slot> {
-        let (_, Due::Lease(slot)) = self.due.first().filter(|(at, _)| *at <= now)? else { return None };
-        let is_waited_for = !self.find(slot.db, &slot.key)?.queue.is_empty();
-        is_waited_for.then(|| slot.clone())
+    pub fn next_handover(&self, now: MonoMillis) -> Option<DbKey> {
+        let (_, Due::Lease(db_key)) = self.due.first().filter(|(at, _)| *at <= now)? else { return None };
+        let is_waited_for = !self.find(db_key.db, &db_key.key)?.queue.is_empty();
+        is_waited_for.then(|| db_key.clone())
     }
 
     /// Why nobody is granted the lease on `key` now, if so.
@@ -159,14 +159,14 @@ impl LeaseBook {
         if self.failures.is_empty() {
             return None;
         }
-        self.failures.get(&Slot { db, key: key.into() }).filter(|failure| failure.until > now)
+        self.failures.get(&DbKey { db, key: key.into() }).filter(|failure| failure.until > now)
     }
 }
 
 impl Flight {
     fn view(&self, name: &Rc<[u8]>, now: MonoMillis) -> LeaseView {
         LeaseView {
-            slot: Slot { db: self.db, key: Rc::clone(name) },
+            db_key: DbKey { db: self.db, key: Rc::clone(name) },
             holder: self.lease.holder,
             age_ms: now.since(self.lease.granted),
             left_ms: self.lease.deadline.since(now),

@@ -1,8 +1,8 @@
 //! Leases on keys that hold a value: one caller refreshes it, all others are served meanwhile.
 
-use super::{find_mut, Asked, Caller, DbId, Grant, LeaseBook, MonoMillis};
+use super::{find_mut, Asked, Caller, DbId, Grant, Leases, MonoMillis};
 
-impl LeaseBook {
+impl Leases {
     /// Decides for a caller that may be served a stale value, and so never waits.
     pub fn ask_stale(&mut self, db: DbId, key: &[u8], caller: Caller, now: MonoMillis) -> Asked {
         let asked = self.ask(db, key, Caller { wait_ms: 0, ..caller }, 0, now);
@@ -20,7 +20,7 @@ impl LeaseBook {
                 if let Some(flight) = find_mut(&mut self.flights, db, key) {
                     flight.lease.is_early = true;
                 }
-                self.tally.early_refreshes += 1;
+                self.stats.early_refreshes += 1;
                 Some(grant)
             }
             _ => None,

@@ -9,7 +9,7 @@
 //! Rejected: asking the server about every command as it comes. It costs several hundred
 //! instructions; a name that was seen before costs a hash.
 
-use crate::engine::cache::leases::Doubt;
+use crate::engine::cache::leases::Touch;
 use ahash::AHashMap;
 
 /// How many names are remembered. A server has some 500, subcommands included.
@@ -92,7 +92,7 @@ pub enum Kind {
         reach: Reach,
     },
     /// It changes keys that it does not name.
-    Everything(Doubt),
+    Everything(Touch),
     /// It begins a transaction.
     Multi,
     /// It runs one.
@@ -157,8 +157,8 @@ impl Description {
             Self { has_keys: true, span, .. } => Kind::Writes { span: span.unwrap_or(Span::ALL), reach: self.reach() },
             // The server announces which databases these empty or exchange.
             _ if matches!(&*self.full_name, b"flushall" | b"flushdb" | b"swapdb") => Kind::Harmless,
-            Self { is_about_keys: true, .. } => Kind::Everything(Doubt::Invalidated),
-            _ => Kind::Everything(Doubt::Appeared),
+            Self { is_about_keys: true, .. } => Kind::Everything(Touch::Invalidated),
+            _ => Kind::Everything(Touch::Appeared),
         }
     }
 }
@@ -189,11 +189,11 @@ impl KeyUse {
     /// overwriting does; one that cannot (EXPIRE, GETEX) does nothing to a key that is missing, nor
     /// does one that waits.
     #[must_use]
-    pub fn doubt(self, reach: Reach) -> Option<Doubt> {
+    pub fn mark_touched(self, reach: Reach) -> Option<Touch> {
         match (self, reach) {
             (Self::Reads, _) => None,
-            (_, Reach::Waits) | (Self::Changes, Reach::Changes) => Some(Doubt::Appeared),
-            (Self::Replaces, _) | (Self::Changes, Reach::Adds) => Some(Doubt::Invalidated),
+            (_, Reach::Waits) | (Self::Changes, Reach::Changes) => Some(Touch::Appeared),
+            (Self::Replaces, _) | (Self::Changes, Reach::Adds) => Some(Touch::Invalidated),
         }
     }
 }
@@ -346,9 +346,9 @@ mod tests {
     #[test]
     fn what_names_no_keys_may_change_all() {
         let write = Description { full_name: b"cluster|flushslot".to_vec(), is_write: true, ..Default::default() };
-        assert_eq!(write.kind(), Kind::Everything(Doubt::Appeared));
+        assert_eq!(write.kind(), Kind::Everything(Touch::Appeared));
         let about_keys = Description { is_about_keys: true, ..write };
-        assert_eq!(about_keys.kind(), Kind::Everything(Doubt::Invalidated));
+        assert_eq!(about_keys.kind(), Kind::Everything(Touch::Invalidated));
         for announced in ["flushall", "flushdb", "swapdb"] {
             let description = Description { full_name: announced.into(), ..about_keys.clone() };
             assert_eq!(description.kind(), Kind::Harmless);
@@ -371,12 +371,12 @@ mod tests {
     #[test]
     fn a_change_that_cannot_add_does_nothing_to_a_missing_key() {
         for reach in [Reach::Adds, Reach::Changes, Reach::Waits] {
-            assert_eq!(KeyUse::Reads.doubt(reach), None);
+            assert_eq!(KeyUse::Reads.mark_touched(reach), None);
         }
-        assert_eq!(KeyUse::Replaces.doubt(Reach::Changes), Some(Doubt::Invalidated));
-        assert_eq!(KeyUse::Changes.doubt(Reach::Adds), Some(Doubt::Invalidated));
-        assert_eq!(KeyUse::Changes.doubt(Reach::Changes), Some(Doubt::Appeared));
-        assert_eq!(KeyUse::Replaces.doubt(Reach::Waits), Some(Doubt::Appeared));
+        assert_eq!(KeyUse::Replaces.mark_touched(Reach::Changes), Some(Touch::Invalidated));
+        assert_eq!(KeyUse::Changes.mark_touched(Reach::Adds), Some(Touch::Invalidated));
+        assert_eq!(KeyUse::Changes.mark_touched(Reach::Changes), Some(Touch::Appeared));
+        assert_eq!(KeyUse::Replaces.mark_touched(Reach::Waits), Some(Touch::Appeared));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! and on most servers for ever. Remembering blocked commands: most began to wait before any lease
 //! was out, when nothing was watched.
 
-use crate::engine::cache::leases::LeaseBook;
+use crate::engine::cache::leases::Leases;
 use crate::engine::time::MonoMillis;
 
 /// Keys that are looked at in one slice.
@@ -33,8 +33,8 @@ pub struct Recheck {
 impl Recheck {
     /// Takes note of a write; true if [`Self::due`] has changed.
     #[inline]
-    pub fn wrote(&mut self, book: &LeaseBook, now: MonoMillis) -> bool {
-        if self.wanted || book.waiters().is_empty() {
+    pub fn wrote(&mut self, leases: &Leases, now: MonoMillis) -> bool {
+        if self.wanted || leases.waiters().is_empty() {
             return false;
         }
         self.wanted = true;
@@ -50,15 +50,15 @@ impl Recheck {
         (self.wanted || self.runs).then_some(self.next)
     }
 
-    /// Doubts some of the keys that somebody waits for, if it is time to.
-    pub fn run(&mut self, book: &mut LeaseBook, now: MonoMillis) {
+    /// Touches some of the keys that somebody waits for, if it is time to.
+    pub fn run(&mut self, leases: &mut Leases, now: MonoMillis) {
         if self.due().is_none_or(|due| now < due) {
             return;
         }
         if !self.runs {
             (self.wanted, self.runs) = (false, true);
         }
-        self.runs = !book.doubt_waited_for(KEYS_PER_SLICE);
+        self.runs = !leases.mark_waited_for_touched(KEYS_PER_SLICE);
         self.next = now.after(if self.runs { SLICE_MS } else { REST_MS });
     }
 }

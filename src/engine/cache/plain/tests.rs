@@ -7,7 +7,7 @@ use crate::engine::id::Bond;
 const NAMED: Option<ClientId> = Some(ClientId(7));
 const DEL: Effect = Effect::Keys;
 /// Changes keys that it does not name.
-const PURGE: Effect = Effect::Everything(Doubt::Invalidated);
+const PURGE: Effect = Effect::Everything(Touch::Invalidated);
 const MULTI: Effect = Effect::Queue(true);
 const DISCARD: Effect = Effect::Queue(false);
 
@@ -16,34 +16,34 @@ const CALLER: Caller = Caller { client: ClientId(1), wait_ms: 0, lease_ms: 1_000
 
 /// A watch over leases on the keys `a` and `b`.
 struct Watched {
-    book: LeaseBook,
+    leases: Leases,
     watch: Watch,
     now: MonoMillis,
 }
 
 impl Watched {
     fn new() -> Self {
-        let (mut book, now) = (LeaseBook::default(), MonoMillis(1));
+        let (mut leases, now) = (Leases::default(), MonoMillis(1));
         for key in [b"a", b"b"] {
-            book.ask(0, key, CALLER, 0, now);
+            leases.ask(0, key, CALLER, 0, now);
         }
-        Self { book, watch: Watch::new(now), now }
+        Self { leases, watch: Watch::new(now), now }
     }
 
     /// The keys in doubt after `client` sent a command on `keys`; they are resolved.
     fn see(&mut self, client: Option<ClientId>, effect: Effect, keys: &[&str]) -> String {
-        let keys = keys.iter().map(|key| (key.as_bytes(), Doubt::Invalidated));
-        let any = self.watch.see(&mut self.book, effect, client, keys, self.now);
-        let mut doubted = String::new();
-        while let Some(slot) = self.book.next_doubted() {
-            doubted += std::str::from_utf8(&slot.key).unwrap();
-            let doubt = self.book.inside(0, &slot.key).unwrap().doubt;
-            assert_eq!(doubt, Some(Doubt::Invalidated));
-            self.book.resolve(&slot, Found::Nothing, self.now);
-            self.book.ask(0, &slot.key, CALLER, 0, self.now);
+        let keys = keys.iter().map(|key| (key.as_bytes(), Touch::Invalidated));
+        let any = self.watch.see(&mut self.leases, effect, client, keys, self.now);
+        let mut touched = String::new();
+        while let Some(db_key) = self.leases.next_touched() {
+            touched += std::str::from_utf8(&db_key.key).unwrap();
+            let touch = self.leases.inside(0, &db_key.key).unwrap().touch;
+            assert_eq!(touch, Some(Touch::Invalidated));
+            self.leases.recheck(&db_key, Found::Nothing, self.now);
+            self.leases.ask(0, &db_key.key, CALLER, 0, self.now);
         }
-        assert_eq!(any, !doubted.is_empty());
-        doubted
+        assert_eq!(any, !touched.is_empty());
+        touched
     }
 }
 
@@ -74,44 +74,44 @@ fn a_queued_command_that_names_no_key_counts_when_it_runs() {
     watched.see(NAMED, MULTI, &[]);
     assert_eq!(watched.see(NAMED, PURGE, &[]), "");
     assert_eq!(watched.see(NAMED, Effect::Exec, &[]), "ab");
-    watched.watch.settle(&mut watched.book);
-    assert!(watched.book.next_doubted().is_some(), "and once more when it has run");
+    watched.watch.settle(&mut watched.leases);
+    assert!(watched.leases.next_touched().is_some(), "and once more when it has run");
 }
 
 #[test]
 fn what_was_held_back_counts_once_it_has_run() {
     let mut watched = Watched::new();
-    let keys = [(&b"a"[..], Doubt::Invalidated)];
-    watched.watch.hold_back(Effect::Keys, keys.into_iter());
-    watched.watch.hold_back(Effect::Exec, keys.into_iter());
-    assert!(watched.watch.holds_back());
-    assert_eq!(watched.watch.held_back_doubt(b"a"), Some(Doubt::Invalidated));
-    assert_eq!(watched.watch.held_back_doubt(b"b"), None);
-    watched.watch.doubt_held_back(&mut watched.book, false);
-    assert_eq!(watched.book.inside(0, b"a").unwrap().doubt, Some(Doubt::Appeared));
-    watched.watch.doubt_held_back(&mut watched.book, true);
-    assert_eq!(watched.book.inside(0, b"a").unwrap().doubt, Some(Doubt::Invalidated));
-    assert_eq!(watched.book.inside(0, b"b").unwrap().doubt, None);
-    assert!(!watched.watch.holds_back());
+    let keys = [(&b"a"[..], Touch::Invalidated)];
+    watched.watch.defer(Effect::Keys, keys.into_iter());
+    watched.watch.defer(Effect::Exec, keys.into_iter());
+    assert!(watched.watch.has_deferred());
+    assert_eq!(watched.watch.deferred_touch(b"a"), Some(Touch::Invalidated));
+    assert_eq!(watched.watch.deferred_touch(b"b"), None);
+    watched.watch.mark_deferred_touched(&mut watched.leases, false);
+    assert_eq!(watched.leases.inside(0, b"a").unwrap().touch, Some(Touch::Appeared));
+    watched.watch.mark_deferred_touched(&mut watched.leases, true);
+    assert_eq!(watched.leases.inside(0, b"a").unwrap().touch, Some(Touch::Invalidated));
+    assert_eq!(watched.leases.inside(0, b"b").unwrap().touch, None);
+    assert!(!watched.watch.has_deferred());
 }
 
 #[test]
 fn what_is_held_back_is_never_forgotten_for_being_too_much() {
     let mut watched = Watched::new();
     for _ in 0..QUEUED_KEYS_MAX {
-        watched.watch.hold_back(Effect::Keys, [(&b"elsewhere"[..], Doubt::Appeared)].into_iter());
+        watched.watch.defer(Effect::Keys, [(&b"elsewhere"[..], Touch::Appeared)].into_iter());
     }
-    watched.watch.hold_back(Effect::Keys, [(&b"a"[..], Doubt::Invalidated)].into_iter());
-    watched.watch.doubt_held_back(&mut watched.book, true);
-    assert_eq!(watched.book.inside(0, b"a").unwrap().doubt, Some(Doubt::Invalidated));
-    assert!(!watched.watch.holds_back());
+    watched.watch.defer(Effect::Keys, [(&b"a"[..], Touch::Invalidated)].into_iter());
+    watched.watch.mark_deferred_touched(&mut watched.leases, true);
+    assert_eq!(watched.leases.inside(0, b"a").unwrap().touch, Some(Touch::Invalidated));
+    assert!(!watched.watch.has_deferred());
 }
 
 #[test]
 fn only_what_names_a_leased_key_or_is_queued_is_of_concern() {
     let mut watched = Watched::new();
     let concerns =
-        |watched: &Watched, client, key: &[u8]| watched.watch.concerns(&watched.book, client, [key].into_iter());
+        |watched: &Watched, client, key: &[u8]| watched.watch.concerns(&watched.leases, client, [key].into_iter());
     for client in [NAMED, None] {
         assert!(concerns(&watched, client, b"a"));
         assert!(!concerns(&watched, client, b"elsewhere"));
@@ -125,31 +125,31 @@ fn only_what_names_a_leased_key_or_is_queued_is_of_concern() {
 fn after_a_write_the_keys_that_somebody_waits_for_are_looked_at_once_each() {
     let mut watched = Watched::new();
     let looks = |watched: &mut Watched| {
-        watched.watch.recheck.run(&mut watched.book, watched.now);
+        watched.watch.recheck.run(&mut watched.leases, watched.now);
         let mut keys = Vec::new();
-        while let Some(slot) = watched.book.next_doubted() {
-            keys.push(slot.key.to_vec());
-            watched.book.resolve(&slot, Found::Nothing, watched.now);
+        while let Some(db_key) = watched.leases.next_touched() {
+            keys.push(db_key.key.to_vec());
+            watched.leases.recheck(&db_key, Found::Nothing, watched.now);
         }
         keys
     };
-    assert!(!watched.watch.recheck.wrote(&watched.book, watched.now), "nobody waits");
+    assert!(!watched.watch.recheck.wrote(&watched.leases, watched.now), "nobody waits");
     assert_eq!(watched.watch.recheck.due(), None);
     let waits = Caller { client: ClientId(2), wait_ms: 1_000_000, ..CALLER };
-    watched.book.ask(0, b"b", waits, 10, watched.now);
+    watched.leases.ask(0, b"b", waits, 10, watched.now);
     assert_eq!(looks(&mut watched), [b""; 0], "nothing was written");
-    assert!(watched.watch.recheck.wrote(&watched.book, watched.now));
-    assert!(!watched.watch.recheck.wrote(&watched.book, watched.now), "that is known");
+    assert!(watched.watch.recheck.wrote(&watched.leases, watched.now));
+    assert!(!watched.watch.recheck.wrote(&watched.leases, watched.now), "that is known");
     assert_eq!(watched.watch.recheck.due(), Some(watched.now));
     assert_eq!(looks(&mut watched), [b"b"]);
     assert_eq!(watched.watch.recheck.due(), None);
-    assert!(watched.watch.recheck.wrote(&watched.book, watched.now));
+    assert!(watched.watch.recheck.wrote(&watched.leases, watched.now));
     let due = watched.watch.recheck.due().unwrap();
     assert!(due > watched.now, "not again at once");
     assert_eq!(looks(&mut watched), [b""; 0]);
     watched.now = due;
     assert_eq!(looks(&mut watched), [b"b"]);
-    assert_eq!(watched.book.leases(), 2, "finding nothing changes nothing");
+    assert_eq!(watched.leases.leases(), 2, "finding nothing changes nothing");
 }
 
 #[test]
@@ -158,17 +158,17 @@ fn many_keys_are_looked_at_some_at_a_time() {
     for number in 0..10_000u32 {
         for client in [1, 2] {
             let caller = Caller { client: ClientId(client), wait_ms: 1_000_000, ..CALLER };
-            watched.book.ask(0, &number.to_le_bytes(), caller, usize::MAX, watched.now);
+            watched.leases.ask(0, &number.to_le_bytes(), caller, usize::MAX, watched.now);
         }
     }
-    watched.watch.recheck.wrote(&watched.book, watched.now);
+    watched.watch.recheck.wrote(&watched.leases, watched.now);
     let (mut seen, mut slices) = (0, 0);
     while let Some(due) = watched.watch.recheck.due() {
         watched.now = watched.now.max(due);
-        watched.watch.recheck.run(&mut watched.book, watched.now);
+        watched.watch.recheck.run(&mut watched.leases, watched.now);
         let mut slice = 0;
-        while let Some(slot) = watched.book.next_doubted() {
-            watched.book.resolve(&slot, Found::Nothing, watched.now);
+        while let Some(db_key) = watched.leases.next_touched() {
+            watched.leases.recheck(&db_key, Found::Nothing, watched.now);
             slice += 1;
         }
         assert!(slice <= recheck::KEYS_PER_SLICE);
@@ -176,7 +176,7 @@ fn many_keys_are_looked_at_some_at_a_time() {
     }
     assert_eq!(seen, 10_000);
     assert!(slices <= 10_000 / recheck::KEYS_PER_SLICE + 10);
-    watched.book.validate();
+    watched.leases.validate();
 }
 
 #[test]
@@ -266,21 +266,21 @@ fn what_a_transaction_did_after_a_doubt_was_resolved_in_it_is_doubted_again() {
     // A command of ours in the transaction resolves the doubt and is granted the next lease.
     assert_eq!(watched.see(NAMED, Effect::Exec, &[]), "a");
     assert!(watched.watch.is_unsettled());
-    watched.watch.settle(&mut watched.book);
+    watched.watch.settle(&mut watched.leases);
     assert!(!watched.watch.has_transactions());
-    assert_eq!(watched.book.next_doubted().map(|slot| slot.key.to_vec()), Some(b"a".to_vec()));
-    watched.book.forget_all(&crate::engine::cache::outbox::Answer::Readonly);
-    watched.watch.settle(&mut watched.book);
-    assert_eq!(watched.book.next_doubted(), None);
+    assert_eq!(watched.leases.next_touched().map(|db_key| db_key.key.to_vec()), Some(b"a".to_vec()));
+    watched.leases.forget_all(&crate::engine::cache::pending::Reply::Readonly);
+    watched.watch.settle(&mut watched.leases);
+    assert_eq!(watched.leases.next_touched(), None);
 }
 
 #[test]
 fn what_a_stranger_did_may_have_been_to_give_keys_a_value() {
     let mut watched = Watched::new();
     assert_eq!(watched.see(NAMED, Effect::Exec, &[]), "ab");
-    watched.watch.settle(&mut watched.book);
+    watched.watch.settle(&mut watched.leases);
     for key in [b"a", b"b"] {
-        assert_eq!(watched.book.inside(0, key).unwrap().doubt, Some(Doubt::Appeared));
+        assert_eq!(watched.leases.inside(0, key).unwrap().touch, Some(Touch::Appeared));
     }
 }
 

@@ -42,9 +42,9 @@ proptest! {
     ) {
         let before = plan(before_algorithm, &[rule]);
         let (mut limits, now) = after(&before, &calls);
-        let counted = rule.0 - limits.foresee(&before, partial(1 << 40), now).allowed;
+        let counted = rule.0 - limits.peek(&before, partial(1 << 40), now).allowed;
         let plan = plan(after_algorithm, &[(limit, rule.1)]);
-        let room = limits.foresee(&plan, partial(1 << 40), now).allowed;
+        let room = limits.peek(&plan, partial(1 << 40), now).allowed;
         // A bucket leaks, and a fixed window may have begun after what a log still counts.
         let leaks = before.algorithm != Algorithm::Gcra && after_algorithm == Algorithm::Gcra;
         let new_window = after_algorithm == Algorithm::Fixed && before.algorithm == Algorithm::Sliding;
@@ -62,7 +62,7 @@ proptest! {
             log.take(&wide, units, now);
             model.take(&bucket, units, now);
         }
-        prop_assert_eq!(log.foresee(&bucket, whole(1), now), model.foresee(&bucket, whole(1), now));
+        prop_assert_eq!(log.peek(&bucket, whole(1), now), model.peek(&bucket, whole(1), now));
     }
 
     #[test]

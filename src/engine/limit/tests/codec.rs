@@ -46,7 +46,7 @@ proptest! {
             prop_assert_eq!(pack(&limits), packed, "one state, one payload");
             for (at, ask, plan) in calls {
                 let at = UnixMillis(at);
-                let _ = (limits.foresee(&plan, ask, at), limits.decide(&plan, ask, at), limits.refund(ask.units, at));
+                let _ = (limits.peek(&plan, ask, at), limits.decide(&plan, ask, at), limits.refund(ask.units, at));
                 let _ = (limits.counts_until(), limits.heap_bytes());
             }
         }

@@ -79,20 +79,20 @@ proptest! {
     fn the_limit_holds_for_all_who_heard(limit in 1u64..40, window_ms in 1u64..100, late_ms in 0u64..200, algorithm in algorithm()) {
         let plan = plan(algorithm, &[(limit, window_ms)]);
         let (mut limits, now) = (Limits::new(&plan), START);
-        let unheard = limits.decide(&plan, partial(limit / 2 + 1), now).verdict.allowed;
+        let undelivered = limits.decide(&plan, partial(limit / 2 + 1), now).verdict.allowed;
         let mark = limits.mark(|| Mark(7));
-        let mut heard = Vec::new();
+        let mut delivered = Vec::new();
         let mut ask = |limits: &mut Limits, at: u64| {
             let allowed = limits.decide(&plan, partial(limit), now.after(at)).verdict.allowed;
-            heard.push((at, allowed));
+            delivered.push((at, allowed));
         };
         (0..late_ms).for_each(|at| ask(&mut limits, at));
         if limits.is_marked(mark) {
-            limits.give_back(unheard, now, now.after(late_ms));
+            limits.give_back(undelivered, now, now.after(late_ms));
         }
         (late_ms..late_ms + 2 * window_ms).for_each(|at| ask(&mut limits, at));
         for from in 0..late_ms + window_ms {
-            let inside = heard.iter().filter(|(at, _)| (from..from + window_ms).contains(at));
+            let inside = delivered.iter().filter(|(at, _)| (from..from + window_ms).contains(at));
             let most = if algorithm == Algorithm::Sliding { limit } else { limit * 2 };
             prop_assert!(inside.map(|(_, units)| units).sum::<u64>() <= most);
         }

@@ -70,7 +70,7 @@ fn make(limits: &mut Limits, at: UnixMillis, step: &Step) -> bool {
         Step::GiveBack(units, taken) => limits.give_back(*units, *taken, at) > 0,
         Step::Throttle(throttle) => limits.throttle(throttle, at).changed,
         Step::Foresee(plan, ask) => {
-            let _ = limits.foresee(plan, *ask, at);
+            let _ = limits.peek(plan, *ask, at);
             false
         }
         Step::Usage => {

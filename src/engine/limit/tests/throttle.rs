@@ -29,8 +29,8 @@ fn redis_cell(call: Call, now: u64, kept: &mut Option<i128>) -> [i128; 5] {
     [limited.into(), call.max_burst + 1, ((tolerance - ttl) / interval).max(0), retry, up(ttl)]
 }
 
-fn ours(answer: Throttled) -> [i128; 5] {
-    let Throttled { limited, limit, remaining, retry_after_s, reset_after_s, .. } = answer;
+fn ours(reply: Throttled) -> [i128; 5] {
+    let Throttled { limited, limit, remaining, retry_after_s, reset_after_s, .. } = reply;
     [limited.into(), limit.into(), remaining.into(), retry_after_s.map_or(-1, i128::from), reset_after_s.into()]
 }
 
@@ -78,8 +78,8 @@ proptest! {
         for (pause_ms, quantity) in calls {
             now = now.after(pause_ms);
             let throttle = throttle(Call { quantity, ..call });
-            let answer = limits.throttle(&throttle, now);
-            if let Some(seconds) = answer.retry_after_s {
+            let reply = limits.throttle(&throttle, now);
+            if let Some(seconds) = reply.retry_after_s {
                 prop_assert!(seconds > 0);
                 prop_assert!(!limits.clone().throttle(&throttle, now.after(seconds * 1_000)).limited);
                 prop_assert!(limits.clone().throttle(&throttle, now.after(seconds * 1_000 - 1_000)).limited);
@@ -114,7 +114,7 @@ fn a_step_of_the_clock_back_locks_nobody_out() {
     let mut limits = Limits::throttled(&throttle);
     assert!(!limits.throttle(&throttle, START).limited);
     let before = START.before(3_600_000);
-    let answer = limits.throttle(&throttle, before);
-    assert_eq!((answer.limited, answer.retry_after_s, answer.changed), (true, Some(1), true));
+    let reply = limits.throttle(&throttle, before);
+    assert_eq!((reply.limited, reply.retry_after_s, reply.changed), (true, Some(1), true));
     assert!(!limits.throttle(&throttle, before.after(1_000)).limited);
 }

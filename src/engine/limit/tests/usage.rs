@@ -13,7 +13,7 @@ proptest! {
         let seen = limits.usage(now);
         prop_assert_eq!(&limits, &before, "looking changes nothing");
         prop_assert_eq!(seen.len(), plan.rules().len());
-        let fits = limits.foresee(&plan, partial(u64::MAX / 4), now).allowed;
+        let fits = limits.peek(&plan, partial(u64::MAX / 4), now).allowed;
         prop_assert_eq!(seen.iter().map(|usage| usage.remaining).min(), Some(fits));
         for (usage, rule) in seen.iter().zip(plan.rules()) {
             prop_assert_eq!(usage.rule, *rule);
@@ -31,7 +31,7 @@ proptest! {
         let (mut limits, now) = after(&plan, &calls);
         let (now, plan) = (now.before(back_ms), if same { plan } else { other });
         let before = limits.clone();
-        let seen = limits.foresee(&plan, ask, now);
+        let seen = limits.peek(&plan, ask, now);
         prop_assert_eq!(&limits, &before);
         prop_assert_eq!(limits.decide(&plan, ask, now).verdict, seen);
     }

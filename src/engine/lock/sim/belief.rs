@@ -2,7 +2,7 @@
 
 use super::event::Event;
 use super::world::{Belief, World};
-use crate::engine::id::{Bond, ClientId, Slot};
+use crate::engine::id::{Bond, ClientId, DbKey};
 use crate::engine::lock::{Granted, Now};
 use rand::Rng;
 
@@ -13,18 +13,18 @@ impl World {
             return 0;
         }
         let fence = now.unix.0 * 1_000 + self.rng.random_range(0..60_000_000);
-        assert!(self.book.fences.admits(fence, now.unix));
+        assert!(self.locks.fences.admits(fence, now.unix));
         fence
     }
 
     /// The number of one who is told again: the one it had, or a new one. It says anew whether it is bound.
-    pub fn number_again(&mut self, slot: &Slot, fence: u64) {
+    pub fn number_again(&mut self, db_key: &DbKey, fence: u64) {
         let raised = self.fences.last().is_none_or(|last| *last < fence);
         self.count(Event::NumberRaised, raised);
         if raised {
             self.number(fence);
         }
-        self.untied.remove(&(slot.clone(), fence));
+        self.untied.remove(&(db_key.clone(), fence));
     }
 
     /// A new number: higher than all before it.
@@ -33,36 +33,36 @@ impl World {
         self.fences.push(fence);
     }
 
-    /// `owner` is told that it holds `slot`, as its value says.
-    pub fn believe(&mut self, slot: &Slot, owner: u8, fence: u64) {
-        let lock = self.keyspace.lock(slot).expect("a grant of a lock that is not there");
+    /// `owner` is told that it holds `db_key`, as its value says.
+    pub fn forget_touched(&mut self, db_key: &DbKey, owner: u8, fence: u64) {
+        let lock = self.keyspace.lock(db_key).expect("a grant of a lock that is not there");
         let holder = lock.holders().iter().find(|holder| *holder.owner == [owner]).expect("a grant to nobody");
         assert_eq!(holder.fence, fence);
         let (deadline, bound_to) = (holder.deadline, holder.client.filter(|_| holder.bond == Bond::Bound));
-        self.disbelieve(slot, Some(owner));
-        self.beliefs.push(Belief { slot: slot.clone(), owner, fence, deadline, bound_to });
+        self.disbelieve(db_key, Some(owner));
+        self.beliefs.push(Belief { db_key: db_key.clone(), owner, fence, deadline, bound_to });
     }
 
-    pub fn disbelieve(&mut self, slot: &Slot, owner: Option<u8>) {
-        self.beliefs.retain(|belief| belief.slot != *slot || owner.is_some_and(|owner| owner != belief.owner));
+    pub fn disbelieve(&mut self, db_key: &DbKey, owner: Option<u8>) {
+        self.beliefs.retain(|belief| belief.db_key != *db_key || owner.is_some_and(|owner| owner != belief.owner));
     }
 
-    pub fn disbelieve_dropped(&mut self, slot: &Slot, owner: u8, overdue: bool) {
-        let mine = |belief: &&Belief| belief.slot == *slot && belief.owner == owner;
+    pub fn disbelieve_dropped(&mut self, db_key: &DbKey, owner: u8, overdue: bool) {
+        let mine = |belief: &&Belief| belief.db_key == *db_key && belief.owner == owner;
         if let Some(belief) = self.beliefs.iter().find(mine) {
             assert!(overdue || belief.bound_to.is_some_and(|client| !self.clients.contains(&client)), "{belief:?}");
         }
         self.count(Event::ReleasedByClosing, !overdue && self.beliefs.iter().any(|belief| mine(&belief)));
-        self.disbelieve(slot, Some(owner));
+        self.disbelieve(db_key, Some(owner));
     }
 
     /// A grant is heard of; by then it may be over.
     pub fn hear(&mut self, client: ClientId, granted: &Granted) {
         assert_eq!(client, granted.client);
-        let (slot, now) = (granted.slot.clone(), self.now().unix);
-        let Some(lock) = self.keyspace.lock(&slot) else { return };
+        let (db_key, now) = (granted.db_key.clone(), self.now().unix);
+        let Some(lock) = self.keyspace.lock(&db_key) else { return };
         if lock.holder(&granted.owner, now).is_some_and(|holder| holder.fence == granted.fence) {
-            self.believe(&slot, granted.owner[0], granted.fence);
+            self.forget_touched(&db_key, granted.owner[0], granted.fence);
         }
     }
 }

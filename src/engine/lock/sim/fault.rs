@@ -3,8 +3,8 @@
 use super::event::Event;
 use super::keyspace::{Effect, Keyspace};
 use super::world::World;
-use crate::engine::id::{ClientId, DbId, Slot, WaiterId};
-use crate::engine::lock::{Answer, Fences, LockBook};
+use crate::engine::id::{ClientId, DbId, DbKey, WaiterId};
+use crate::engine::lock::{Fences, Locks, Reply};
 use rand::Rng;
 use std::rc::Rc;
 
@@ -13,12 +13,12 @@ impl World {
     pub fn close(&mut self) {
         let client = self.clients.swap_remove(self.rng.random_range(0..self.clients.len()));
         let waits = self.waits(client);
-        if let Some((slot, id)) = waits {
-            let at = self.lines.get(&slot).and_then(|line| line.iter().position(|waits| waits.id == id));
+        if let Some((db_key, id)) = waits {
+            let at = self.lines.get(&db_key).and_then(|line| line.iter().position(|waits| waits.id == id));
             self.count(Event::LeftFromTheMiddle, at.is_some_and(|at| at > 0));
             self.leave(client, id);
         }
-        self.book.disconnect(client);
+        self.locks.disconnect(client);
         self.connect();
     }
 
@@ -29,35 +29,35 @@ impl World {
         }
     }
 
-    fn waits(&self, client: ClientId) -> Option<(Slot, WaiterId)> {
-        let in_line = self.lines.iter().flat_map(|(slot, line)| line.iter().map(move |waits| (slot, waits)));
+    fn waits(&self, client: ClientId) -> Option<(DbKey, WaiterId)> {
+        let in_line = self.lines.iter().flat_map(|(db_key, line)| line.iter().map(move |waits| (db_key, waits)));
         let found = in_line.clone().find(|(_, waits)| waits.client == client);
         let owed = || self.owed.iter().find(|(_, owed)| **owed == client).map(|(id, _)| *id);
-        let nowhere = Slot { db: 0, key: Rc::from([]) };
-        found.map(|(slot, waits)| (slot.clone(), waits.id)).or_else(|| owed().map(|id| (nowhere, id)))
+        let nowhere = DbKey { db: 0, key: Rc::from([]) };
+        found.map(|(db_key, waits)| (db_key.clone(), waits.id)).or_else(|| owed().map(|id| (nowhere, id)))
     }
 
     fn leave(&mut self, client: ClientId, id: WaiterId) {
-        let answer = self.book.leave(id);
-        assert_eq!(answer.is_some(), self.owed.remove(&id).is_some(), "{id:?} of {client:?}");
+        let reply = self.locks.leave(id);
+        assert_eq!(reply.is_some(), self.owed.remove(&id).is_some(), "{id:?} of {client:?}");
         self.lines.values_mut().for_each(|line| line.retain(|waits| waits.id != id));
-        if let Some(Answer::Granted(granted)) = answer {
-            self.unheard(&granted);
+        if let Some(Reply::Granted(granted)) = reply {
+            self.undelivered(&granted);
         }
     }
 
     pub fn flush(&mut self, only: Option<DbId>) {
-        self.beliefs.retain(|belief| only.is_some_and(|db| db != belief.slot.db));
+        self.beliefs.retain(|belief| only.is_some_and(|db| db != belief.db_key.db));
         self.happen(Effect::Flush(only));
-        self.book.flushed(only);
+        self.locks.flushed(only);
     }
 
     pub fn swap(&mut self, one: DbId, other: DbId) {
-        self.beliefs.retain(|belief| belief.slot.db != one && belief.slot.db != other);
+        self.beliefs.retain(|belief| belief.db_key.db != one && belief.db_key.db != other);
         self.happen(Effect::Swap(one, other));
-        self.book.swapped(one, other);
+        self.locks.swapped(one, other);
         let untied = std::mem::take(&mut self.untied).into_iter();
-        self.untied = untied.map(|(slot, fence)| (slot.swapped(one, other), fence)).collect();
+        self.untied = untied.map(|(db_key, fence)| (db_key.swapped(one, other), fence)).collect();
     }
 
     fn everybody_leaves(&mut self) {
@@ -66,7 +66,7 @@ impl World {
         self.lines.clear();
         self.owed.clear();
         self.beliefs.clear();
-        self.book = LockBook::default();
+        self.locks = Locks::default();
         (0..number).for_each(|_| self.connect());
         // Whoever begins has a clock that may differ by less than a minute, and by less than its
         // predecessor ran.
@@ -82,7 +82,7 @@ impl World {
         self.replica_fences = Fences::default();
         self.unsent.clear();
         let now = self.now().unix;
-        self.book.fences.begin(now);
+        self.locks.fences.begin(now);
         self.count(Event::Restarted, true);
     }
 
@@ -93,9 +93,9 @@ impl World {
         self.unsent.clear();
         self.keyspace = self.replica.clone();
         self.untie();
-        self.book.fences = self.replica_fences;
+        self.locks.fences = self.replica_fences;
         let now = self.now().unix;
-        self.book.fences.begin(now);
+        self.locks.fences.begin(now);
         self.count(Event::FailedOver, lost);
     }
 
@@ -106,10 +106,10 @@ impl World {
         self.lines.clear();
         self.owed.extend(waited);
         self.beliefs.iter_mut().for_each(|belief| belief.bound_to = None);
-        self.book.forget_all(&Answer::Readonly);
+        self.locks.forget_all(&Reply::Readonly);
         self.untie();
         let now = self.now().unix;
-        self.book.fences.begin(now);
+        self.locks.fences.begin(now);
         self.started_ms = self.true_ms;
     }
 }

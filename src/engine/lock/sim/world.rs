@@ -2,9 +2,9 @@
 
 use super::event::Event;
 use super::keyspace::{Effect, Keyspace, Value};
-use crate::engine::id::{Bond, ClientId, DbId, Slot, WaiterId};
+use crate::engine::id::{Bond, ClientId, DbId, DbKey, WaiterId};
 use crate::engine::lock::{
-    Answer, Asked, Change, Fences, Found, Granted, Judged, Lock, LockBook, Mode, Now, Owner, Request, Term,
+    Asked, Change, Fences, Found, Granted, Judged, Lock, Locks, Mode, Now, Owner, Reply, Request, Term,
 };
 use crate::engine::time::{MonoMillis, UnixMillis};
 use rand::rngs::StdRng;
@@ -26,7 +26,7 @@ pub struct Waits {
 /// A grant that somebody was told of.
 #[derive(Clone, Debug)]
 pub struct Belief {
-    pub slot: Slot,
+    pub db_key: DbKey,
     pub owner: u8,
     pub fence: u64,
     pub deadline: UnixMillis,
@@ -35,7 +35,7 @@ pub struct Belief {
 
 pub struct World {
     pub rng: StdRng,
-    pub book: LockBook,
+    pub locks: Locks,
     pub keyspace: Keyspace,
     pub replica: Keyspace,
     pub replica_fences: Fences,
@@ -46,14 +46,14 @@ pub struct World {
     pub started_ms: u64,
     pub clients: Vec<ClientId>,
     last_client: u64,
-    pub lines: BTreeMap<Slot, Vec<Waits>>,
-    /// Answers decided, by waiter: what the world expects to be delivered.
+    pub lines: BTreeMap<DbKey, Vec<Waits>>,
+    /// PendingReplies decided, by waiter: what the world expects to be delivered.
     pub owed: BTreeMap<WaiterId, ClientId>,
     pub beliefs: Vec<Belief>,
     pub fences: Vec<u64>,
     /// Numbers whose holders were bound when this server became a replica, or its replica a primary: their
     /// bonds are forgotten.
-    pub untied: BTreeSet<(Slot, u64)>,
+    pub untied: BTreeSet<(DbKey, u64)>,
     waiters_max: usize,
     dbs: DbId,
     keys: u8,
@@ -71,7 +71,7 @@ impl World {
         let (number, semaphores) = (rng.random_range(2..=16), rng.random_bool(0.5));
         let mut world = Self {
             rng,
-            book: LockBook::default(),
+            locks: Locks::default(),
             keyspace: Keyspace::default(),
             replica: Keyspace::default(),
             replica_fences: Fences::default(),
@@ -93,7 +93,7 @@ impl World {
             semaphores,
             seen: BTreeMap::new(),
         };
-        world.book.fences.begin(UnixMillis(T0));
+        world.locks.fences.begin(UnixMillis(T0));
         for _ in 0..number {
             world.connect();
         }
@@ -115,27 +115,27 @@ impl World {
 
     /// Lets something happen, and checks everything.
     pub fn act(&mut self) {
-        let (slot, other) = (self.some_slot(), self.some_slot());
+        let (db_key, other) = (self.some_slot(), self.some_slot());
         let percent = self.rng.random_range(0..100u32);
         match self.rng.random_range(0..200) {
-            0..70 => self.lock(slot),
-            70..95 => self.unlock(&slot),
-            95..100 => self.extend(&slot),
-            100..104 => self.removed_by(Effect::Delete(slot.clone()), &[slot]),
-            104..106 => self.removed_by(Effect::Overwrite(slot.clone()), &[slot]),
+            0..70 => self.lock(db_key),
+            70..95 => self.unlock(&db_key),
+            95..100 => self.extend(&db_key),
+            100..104 => self.removed_by(Effect::Delete(db_key.clone()), &[db_key]),
+            104..106 => self.removed_by(Effect::Overwrite(db_key.clone()), &[db_key]),
             106..108 => {
                 let at = (percent < 80).then(|| self.now().unix.after(u64::from(percent)));
-                self.happen(Effect::Expire(slot, at));
+                self.happen(Effect::Expire(db_key, at));
             }
-            108 if self.keyspace.0.contains_key(&slot) && slot != other => {
-                self.count(Event::RenamedAway, self.lines.get(&slot).is_some_and(|line| !line.is_empty()));
-                self.removed_by(Effect::Rename(slot.clone(), other.clone()), &[slot, other]);
+            108 if self.keyspace.0.contains_key(&db_key) && db_key != other => {
+                self.count(Event::RenamedAway, self.lines.get(&db_key).is_some_and(|line| !line.is_empty()));
+                self.removed_by(Effect::Rename(db_key.clone(), other.clone()), &[db_key, other]);
             }
-            109 if self.keyspace.0.contains_key(&slot) && slot != other => {
-                self.removed_by(Effect::Copy(slot, other.clone()), &[other]);
+            109 if self.keyspace.0.contains_key(&db_key) && db_key != other => {
+                self.removed_by(Effect::Copy(db_key, other.clone()), &[other]);
             }
-            110 => self.flush((percent < 80).then_some(slot.db)),
-            111 => self.swap(slot.db, other.db),
+            110 => self.flush((percent < 80).then_some(db_key.db)),
+            111 => self.swap(db_key.db, other.db),
             112..118 => self.close(),
             118..122 => self.unblock(),
             122..150 => self.deliver(percent),
@@ -158,13 +158,13 @@ impl World {
         self.check();
     }
 
-    fn some_slot(&mut self) -> Slot {
+    fn some_slot(&mut self) -> DbKey {
         let (db, key) = (self.rng.random_range(0..self.dbs), self.rng.random_range(0..self.keys));
-        Slot { db, key: Rc::from([b'k', key]) }
+        DbKey { db, key: Rc::from([b'k', key]) }
     }
 
-    fn some_mode(&mut self, slot: &Slot) -> Mode {
-        let is_semaphore = self.semaphores && slot.key.last().is_some_and(|key| key % 2 == 0);
+    fn some_mode(&mut self, db_key: &DbKey) -> Mode {
+        let is_semaphore = self.semaphores && db_key.key.last().is_some_and(|key| key % 2 == 0);
         match self.rng.random_range(0..100) {
             0..3 => Mode::Permits(self.rng.random_range(1..4)),
             _ if is_semaphore => Mode::Permits(3),
@@ -187,47 +187,47 @@ impl World {
             || self.owed.values().any(|owed| *owed == client)
     }
 
-    fn lock(&mut self, slot: Slot) {
+    fn lock(&mut self, db_key: DbKey) {
         let client = self.clients[self.rng.random_range(0..self.clients.len())];
         if self.is_waiting(client) {
             return;
         }
-        let (owner, mode) = (self.rng.random_range(0..self.owners), self.some_mode(&slot));
+        let (owner, mode) = (self.rng.random_range(0..self.owners), self.some_mode(&db_key));
         let (ttl_ms, wait_ms) = (self.some_ms(), if self.rng.random_bool(0.2) { 0 } else { self.some_ms() });
         let bond = if self.rng.random_bool(0.2) { Bond::Bound } else { Bond::Free };
-        self.settle(&slot);
-        if self.keyspace.0.get(&slot) == Some(&Value::Other) {
+        self.settle(&db_key);
+        if self.keyspace.0.get(&db_key) == Some(&Value::Other) {
             return;
         }
         let now = self.now();
         let at_least = self.some_number(now);
         let request = Request { owner: Owner::from([owner]), client, mode, term: Term::Lasts(ttl_ms), bond, at_least };
-        let line = self.lines.get(&slot).is_some_and(|line| !line.is_empty());
+        let line = self.lines.get(&db_key).is_some_and(|line| !line.is_empty());
         let limits = (wait_ms, self.waiters_max);
-        match self.book.ask((slot.db, &slot.key), self.keyspace.lock(&slot), request, limits, now) {
+        match self.locks.ask((db_key.db, &db_key.key), self.keyspace.lock(&db_key), request, limits, now) {
             Asked::Granted { fence, change } => {
-                assert!(!line, "a newcomer overtook the line of {slot:?}");
+                assert!(!line, "a newcomer overtook the line of {db_key:?}");
                 self.count(Event::GrantedAtOnce, true);
                 self.count(
                     Event::PermitsInUse,
-                    matches!(mode, Mode::Permits(2..)) && self.keyspace.lock(&slot).is_some(),
+                    matches!(mode, Mode::Permits(2..)) && self.keyspace.lock(&db_key).is_some(),
                 );
                 assert!(fence >= at_least);
                 self.number(fence);
-                self.commit(&slot, change);
-                self.believe(&slot, owner, fence);
+                self.commit(&db_key, change);
+                self.forget_touched(&db_key, owner, fence);
             }
             Asked::Again { fence, change } => {
                 assert!(fence >= at_least);
                 self.count(Event::ToldAgain, true);
-                self.number_again(&slot, fence);
-                self.commit(&slot, change);
-                self.believe(&slot, owner, fence);
+                self.number_again(&db_key, fence);
+                self.commit(&db_key, change);
+                self.forget_touched(&db_key, owner, fence);
             }
-            Asked::Parked(id) => {
-                assert!(wait_ms > 0 && self.book.waiters() <= self.waiters_max);
+            Asked::Blocked(id) => {
+                assert!(wait_ms > 0 && self.locks.waiters() <= self.waiters_max);
                 let deadline = now.mono.after(wait_ms);
-                self.lines.entry(slot).or_default().push(Waits { id, client, owner, mode, deadline, at_least });
+                self.lines.entry(db_key).or_default().push(Waits { id, client, owner, mode, deadline, at_least });
             }
             Asked::Busy => self.count(Event::Crowded, wait_ms > 0),
             Asked::Clash(held) => {
@@ -242,41 +242,41 @@ impl World {
         }
     }
 
-    fn unlock(&mut self, slot: &Slot) {
-        let owner = match self.keyspace.lock(slot) {
+    fn unlock(&mut self, db_key: &DbKey) {
+        let owner = match self.keyspace.lock(db_key) {
             Some(lock) if self.rng.random_bool(0.8) => {
                 lock.holders()[self.rng.random_range(0..lock.holders().len())].owner[0]
             }
             _ => self.rng.random_range(0..self.owners),
         };
-        self.settle(slot);
+        self.settle(db_key);
         let before = self.keyspace.clone();
         let now = self.now().unix;
-        match self.keyspace.lock(slot).and_then(|lock| lock.release(&[owner], now)) {
+        match self.keyspace.lock(db_key).and_then(|lock| lock.release(&[owner], now)) {
             Some(change) => {
-                self.disbelieve(slot, Some(owner));
-                self.commit(slot, change);
-                self.settle(slot);
+                self.disbelieve(db_key, Some(owner));
+                self.commit(db_key, change);
+                self.settle(db_key);
             }
             None => assert_eq!(before, self.keyspace),
         }
     }
 
-    fn extend(&mut self, slot: &Slot) {
+    fn extend(&mut self, db_key: &DbKey) {
         let (owner, ms) = (self.rng.random_range(0..self.owners), self.some_ms());
-        self.settle(slot);
+        self.settle(db_key);
         let now = self.now().unix;
         let extended = self
             .keyspace
-            .lock(slot)
-            .and_then(|lock| self.book.extend((slot.db, &slot.key), lock, &[owner], now.after(ms), now));
+            .lock(db_key)
+            .and_then(|lock| self.locks.extend((db_key.db, &db_key.key), lock, &[owner], now.after(ms), now));
         if let Some(change) = extended {
             let Change::Hold { holder, .. } = change.clone() else { panic!("{change:?}") };
-            let knew = self.beliefs.iter().any(|belief| belief.slot == *slot && belief.owner == owner);
+            let knew = self.beliefs.iter().any(|belief| belief.db_key == *db_key && belief.owner == owner);
             self.count(Event::ExtendedUnheard, !knew);
-            self.commit(slot, change);
-            self.believe(slot, owner, holder.fence);
-            self.settle(slot);
+            self.commit(db_key, change);
+            self.forget_touched(db_key, owner, holder.fence);
+            self.settle(db_key);
         }
     }
 
@@ -286,77 +286,77 @@ impl World {
     }
 
     pub fn untie(&mut self) {
-        for (slot, lock) in self.keyspace.locks() {
-            self.untied.extend(lock.holders().iter().map(|holder| (slot.clone(), holder.fence)));
+        for (db_key, lock) in self.keyspace.locks() {
+            self.untied.extend(lock.holders().iter().map(|holder| (db_key.clone(), holder.fence)));
         }
     }
 
     /// As the server commits a change.
-    fn commit(&mut self, slot: &Slot, change: Change) {
+    fn commit(&mut self, db_key: &DbKey, change: Change) {
         let now = self.now().unix;
-        let before = self.keyspace.lock(slot).cloned();
+        let before = self.keyspace.lock(db_key).cloned();
         let untied = before.clone().map_or_else(Vec::new, |mut lock| lock.apply(change.clone()));
         if let (Change::Drop { owner }, Some(lock)) = (&change, &before) {
             let gone = lock.holders().iter().find(|holder| holder.owner == *owner).expect("a drop of nobody");
-            self.disbelieve_dropped(slot, owner[0], gone.deadline <= now);
+            self.disbelieve_dropped(db_key, owner[0], gone.deadline <= now);
         }
-        if let (Change::Clear, Some(lock)) = (&change, self.keyspace.lock(slot)) {
+        if let (Change::Clear, Some(lock)) = (&change, self.keyspace.lock(db_key)) {
             assert!(lock.live(now).next().is_none(), "{lock:?} is cleared");
-            self.disbelieve(slot, None);
+            self.disbelieve(db_key, None);
         }
         if let Change::Hold { holder, .. } = &change {
             // One owner is one holder, however often it asks: bound as it was when it asked last.
-            let mine = |belief: &&mut Belief| belief.slot == *slot && belief.owner == holder.owner[0];
+            let mine = |belief: &&mut Belief| belief.db_key == *db_key && belief.owner == holder.owner[0];
             let bound_to = holder.client.filter(|_| holder.bond == Bond::Bound);
             self.beliefs.iter_mut().filter(mine).for_each(|belief| {
                 (belief.bound_to, belief.fence) = (bound_to, holder.fence);
             });
         }
-        self.happen(Effect::Change(slot.clone(), change.clone()));
-        self.book.committed(slot.db, &slot.key, &change, untied);
-        if self.keyspace.lock(slot).is_none() {
+        self.happen(Effect::Change(db_key.clone(), change.clone()));
+        self.locks.committed(db_key.db, &db_key.key, &change, untied);
+        if self.keyspace.lock(db_key).is_none() {
             // As the server deletes it: whoever held it has been taken out of it before.
             before.into_iter().for_each(|mut lock| {
                 lock.apply(Change::Clear);
-                self.book.removed(slot.db, &slot.key, &mut lock);
+                self.locks.removed(db_key.db, &db_key.key, &mut lock);
             });
         }
     }
 
     /// As the server asks the book until nothing is left to do about a key.
-    fn settle(&mut self, slot: &Slot) {
-        self.expire_natively(slot);
+    fn settle(&mut self, db_key: &DbKey) {
+        self.expire_natively(db_key);
         let mut together = 0;
         for turn in 0.. {
-            assert!(turn < 1_000, "no end of changes to {slot:?}");
+            assert!(turn < 1_000, "no end of changes to {db_key:?}");
             let now = self.now();
-            let found = match self.keyspace.0.get(slot) {
+            let found = match self.keyspace.0.get(db_key) {
                 None => Found::Nothing,
                 Some(Value::Lock(lock, expires)) => Found::Lock(lock, *expires),
                 Some(Value::Other) => Found::WrongType,
             };
             let wrong_type = matches!(found, Found::WrongType);
-            let change = self.book.step(slot, found, now);
-            let held_before = self.keyspace.lock(slot).is_some();
-            self.note_answers(slot, change.as_ref(), wrong_type);
+            let change = self.locks.step(db_key, found, now);
+            let held_before = self.keyspace.lock(db_key).is_some();
+            self.note_answers(db_key, change.as_ref(), wrong_type);
             let Some(change) = change else { break };
             if let Change::Hold { .. } = change {
                 together += 1;
                 self.count(Event::GrantedTogether, together > 1);
                 self.count(Event::GrantedAfterDeadline, !held_before);
             }
-            self.commit(slot, change);
+            self.commit(db_key, change);
         }
     }
 
     /// Compares the line of the book with that of the world, and the difference with `change`.
-    fn note_answers(&mut self, slot: &Slot, change: Option<&Change>, wrong_type: bool) {
-        let left = self.book.inside(slot);
-        let line = self.lines.entry(slot.clone()).or_default();
+    fn note_answers(&mut self, db_key: &DbKey, change: Option<&Change>, wrong_type: bool) {
+        let left = self.locks.inside(db_key);
+        let line = self.lines.entry(db_key.clone()).or_default();
         let gone: Vec<_> = line.iter().filter(|waits| !left.contains(&waits.id)).cloned().collect();
         let head = line.first().cloned();
         line.retain(|waits| left.contains(&waits.id));
-        assert_eq!(line.iter().map(|waits| waits.id).collect::<Vec<_>>(), left, "the line of {slot:?}");
+        assert_eq!(line.iter().map(|waits| waits.id).collect::<Vec<_>>(), left, "the line of {db_key:?}");
         self.owed.extend(gone.iter().map(|waits| (waits.id, waits.client)));
         if wrong_type {
             self.count(Event::WrongType, !gone.is_empty());
@@ -374,31 +374,31 @@ impl World {
         if new {
             self.number(holder.fence);
         }
-        self.untied.remove(&(slot.clone(), holder.fence));
+        self.untied.remove(&(db_key.clone(), holder.fence));
     }
 
-    pub fn expire_natively(&mut self, slot: &Slot) {
+    pub fn expire_natively(&mut self, db_key: &DbKey) {
         let now = self.now().unix;
-        if let Some(Value::Lock(_, Some(at))) = self.keyspace.0.get(slot) {
+        if let Some(Value::Lock(_, Some(at))) = self.keyspace.0.get(db_key) {
             if *at < now {
-                self.removed_by(Effect::Delete(slot.clone()), std::slice::from_ref(slot));
+                self.removed_by(Effect::Delete(db_key.clone()), std::slice::from_ref(db_key));
             }
         }
     }
 
-    /// Something happens that removes what is under `slots`.
-    fn removed_by(&mut self, effect: Effect, slots: &[Slot]) {
-        let gone: Vec<(Slot, Lock)> =
-            slots.iter().filter_map(|slot| Some((slot.clone(), self.keyspace.lock(slot)?.clone()))).collect();
-        slots.iter().for_each(|slot| self.disbelieve(slot, None));
+    /// Something happens that removes what is under `db_keys`.
+    fn removed_by(&mut self, effect: Effect, db_keys: &[DbKey]) {
+        let gone: Vec<(DbKey, Lock)> =
+            db_keys.iter().filter_map(|db_key| Some((db_key.clone(), self.keyspace.lock(db_key)?.clone()))).collect();
+        db_keys.iter().for_each(|db_key| self.disbelieve(db_key, None));
         self.happen(effect);
-        for (slot, mut lock) in gone {
-            self.book.removed(slot.db, &slot.key, &mut lock);
+        for (db_key, mut lock) in gone {
+            self.locks.removed(db_key.db, &db_key.key, &mut lock);
         }
     }
 
-    pub fn unheard(&mut self, granted: &Granted) {
-        self.book.unheard(granted);
+    pub fn undelivered(&mut self, granted: &Granted) {
+        self.locks.undelivered(granted);
         self.count(Event::TakenBackUnheard, true);
     }
 
@@ -406,13 +406,13 @@ impl World {
     fn deliver(&mut self, lost_percent: u32) {
         let most = self.rng.random_range(0..10);
         for _ in 0..most {
-            let Some((id, answer)) = self.book.deliver_next() else { break };
-            let client = self.owed.remove(&id).expect("an answer that nobody is owed");
+            let Some((id, reply)) = self.locks.next_reply() else { break };
+            let client = self.owed.remove(&id).expect("an reply that nobody is owed");
             let lost = self.rng.random_range(0..100) < lost_percent / 2;
-            match answer {
-                Answer::Granted(granted) if lost => self.unheard(&granted),
-                Answer::Granted(granted) => self.hear(client, &granted),
-                Answer::TimedOut => self.count(Event::TimedOut, true),
+            match reply {
+                Reply::Granted(granted) if lost => self.undelivered(&granted),
+                Reply::Granted(granted) => self.hear(client, &granted),
+                Reply::TimedOut => self.count(Event::TimedOut, true),
                 _ => {}
             }
         }
@@ -420,20 +420,20 @@ impl World {
 
     pub fn pump(&mut self) {
         loop {
-            while let Some(slot) = self.book.next_doubted() {
-                self.settle(&slot);
+            while let Some(db_key) = self.locks.next_touched() {
+                self.settle(&db_key);
             }
             let now = self.now();
             let before: Vec<_> = self.lines.values().flatten().cloned().collect();
-            if !self.book.expire_next(now) {
+            if !self.locks.expire_next(now) {
                 break;
             }
             for waits in before {
-                let slot = self.lines.iter().find(|(_, line)| line.iter().any(|other| other.id == waits.id));
-                let slot = slot.map(|(slot, _)| slot.clone()).expect("it was there");
-                if !self.book.inside(&slot).contains(&waits.id) {
+                let db_key = self.lines.iter().find(|(_, line)| line.iter().any(|other| other.id == waits.id));
+                let db_key = db_key.map(|(db_key, _)| db_key.clone()).expect("it was there");
+                if !self.locks.inside(&db_key).contains(&waits.id) {
                     assert!(waits.deadline <= now.mono, "{waits:?} ended early");
-                    self.lines.entry(slot).or_default().retain(|other| other.id != waits.id);
+                    self.lines.entry(db_key).or_default().retain(|other| other.id != waits.id);
                     self.owed.insert(waits.id, waits.client);
                 }
             }
@@ -443,8 +443,8 @@ impl World {
     fn pass(&mut self, percent: u32) {
         self.true_ms += if percent < 3 { 1_000_000 } else { self.some_ms() / 3 };
         if percent < 60 {
-            let slots: Vec<_> = self.keyspace.0.keys().cloned().collect();
-            slots.iter().for_each(|slot| self.expire_natively(slot));
+            let db_keys: Vec<_> = self.keyspace.0.keys().cloned().collect();
+            db_keys.iter().for_each(|db_key| self.expire_natively(db_key));
             self.pump();
         }
     }
@@ -458,9 +458,9 @@ impl World {
         }
     }
 
-    /// How `slot` would look to `waits`.
-    pub fn judge(&self, slot: &Slot, waits: &Waits) -> Judged {
+    /// How `db_key` would look to `waits`.
+    pub fn judge(&self, db_key: &DbKey, waits: &Waits) -> Judged {
         let now = self.now().unix;
-        self.keyspace.lock(slot).map_or(Judged::Free, |lock| lock.judge(&[waits.owner], waits.mode, now))
+        self.keyspace.lock(db_key).map_or(Judged::Free, |lock| lock.judge(&[waits.owner], waits.mode, now))
     }
 }

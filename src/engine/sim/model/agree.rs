@@ -1,33 +1,32 @@
 //! Where the model and the book are held against each other.
 
 use super::{GrantNo, Kind, Model, Place, Verdict};
-use crate::engine::cache::leases::{Doubt, LeaseBook, Serial};
-use crate::engine::cache::outbox::Answer;
+use crate::engine::cache::leases::{Leases, Serial, Touch};
+use crate::engine::cache::pending::Reply;
 use crate::engine::id::WaiterId;
 use crate::engine::time::MonoMillis;
 
 impl Model {
     /// A waiter leaves, with the answer that was decided for it, if one was.
-    pub fn leave(&mut self, id: WaiterId, now: MonoMillis, answer: Option<&Answer>) {
+    pub fn leave(&mut self, id: WaiterId, now: MonoMillis, reply: Option<&Reply>) {
         let Some(waiter) = self.waiters.remove(&id) else {
-            return assert_eq!(answer, None, "an answer for {id:?}, who is not there");
+            return assert_eq!(reply, None, "an reply for {id:?}, who is not there");
         };
         self.waits_left += 1;
-        self.tally.wait_ms_total += now.0 - waiter.since.0;
-        match (waiter.verdict, answer) {
+        self.stats.wait_ms_total += now.0 - waiter.since.0;
+        match (waiter.verdict, reply) {
             (None, None) => {}
-            (Some((_, verdict)), Some(answer)) => self.same(&verdict, answer),
-            (verdict, answer) => panic!("{id:?} leaves with {answer:?}, but {verdict:?} was decided"),
+            (Some((_, verdict)), Some(reply)) => self.same(&verdict, reply),
+            (verdict, reply) => panic!("{id:?} leaves with {reply:?}, but {verdict:?} was decided"),
         }
     }
 
     /// An answer reaches a waiter: the one decided for it, and nobody is overtaken, but for the grants of
     /// leases that overtake other answers.
-    pub fn deliver(&mut self, id: WaiterId, answer: &Answer, now: MonoMillis) {
+    pub fn deliver(&mut self, id: WaiterId, reply: &Reply, now: MonoMillis) {
         let waiter = self.waiters.remove(&id).unwrap_or_else(|| panic!("{id:?} is answered and does not wait"));
-        let (decision, verdict) =
-            waiter.verdict.unwrap_or_else(|| panic!("nothing was decided for {id:?}: {answer:?}"));
-        self.same(&verdict, answer);
+        let (decision, verdict) = waiter.verdict.unwrap_or_else(|| panic!("nothing was decided for {id:?}: {reply:?}"));
+        self.same(&verdict, reply);
         let is_grant = |verdict: &Verdict| matches!(verdict, Verdict::Won(_));
         let decided = self.waiters.iter().filter_map(|(id, w)| Some((id, w.verdict.as_ref()?)));
         for (other, (before, theirs)) in decided.filter(|(_, (_, theirs))| is_grant(theirs) == is_grant(&verdict)) {
@@ -35,28 +34,28 @@ impl Model {
             assert!(*before != decision || *other > id, "{id:?} overtakes the older {other:?}");
         }
         self.waits_answered += 1;
-        self.tally.wait_ms_total += now.0 - waiter.since.0;
+        self.stats.wait_ms_total += now.0 - waiter.since.0;
     }
 
-    /// Compares everything that can be seen of `book`, and the model with itself.
-    pub fn agree(&mut self, book: &LeaseBook) {
-        assert_eq!(book.leases(), self.leases.len(), "leases out");
-        assert_eq!(book.waiters().len(), self.waiters.len(), "waiters");
-        assert_eq!(book.waiters().peak(), self.peak, "peak of waiters");
+    /// Compares everything that can be seen of `leases`, and the model with itself.
+    pub fn agree(&mut self, leases: &Leases) {
+        assert_eq!(leases.leases(), self.leases.len(), "leases out");
+        assert_eq!(leases.waiters().len(), self.waiters.len(), "waiters");
+        assert_eq!(leases.waiters().peak(), self.peak, "peak of waiters");
         let learnt: Vec<_> =
-            self.leases.iter().map(|(place, lease)| (lease.number, self.agree_on(*place, book))).collect();
+            self.leases.iter().map(|(place, lease)| (lease.number, self.agree_on(*place, leases))).collect();
         learnt.into_iter().for_each(|(number, serial)| self.learn(number, serial));
-        let decided: Vec<_> = book.decided().collect();
-        for (id, answer) in &decided {
+        let decided: Vec<_> = leases.decided().collect();
+        for (id, reply) in &decided {
             let waiter = self.waiters.get(id).unwrap_or_else(|| panic!("{id:?} is to be answered and does not wait"));
-            let Some((_, verdict)) = waiter.verdict.clone() else { panic!("{id:?} is told {answer:?} for no reason") };
-            self.same(&verdict, answer);
+            let Some((_, verdict)) = waiter.verdict.clone() else { panic!("{id:?} is told {reply:?} for no reason") };
+            self.same(&verdict, reply);
         }
-        assert_eq!(decided.len(), self.waiters.len() - self.queued().count(), "answers decided");
-        assert_eq!(book.has_answers(), !decided.is_empty());
-        assert_eq!(book.is_idle(), self.leases.is_empty() && self.waiters.is_empty());
-        assert_eq!(book.tally, self.tally);
-        let t = self.tally;
+        assert_eq!(decided.len(), self.waiters.len() - self.queued().count(), "replies decided");
+        assert_eq!(leases.has_replies(), !decided.is_empty());
+        assert_eq!(leases.is_idle(), self.leases.is_empty() && self.waiters.is_empty());
+        assert_eq!(leases.stats, self.stats);
+        let t = self.stats;
         let ended = t.leases_expired + t.leases_voided + t.leases_disconnected + t.leases_released + t.leases_failed;
         let out = self.leases.len() as u64;
         assert_eq!(t.leases_granted, ended + self.leases_done + out, "each lease ends once");
@@ -71,10 +70,10 @@ impl Model {
     }
 
     /// Compares what is told of the keys `at` at `now`: less often needed, and dearer.
-    pub fn agree_in_detail(&self, book: &LeaseBook, now: MonoMillis, at: impl Iterator<Item = Place>) {
+    pub fn agree_in_detail(&self, leases: &Leases, now: MonoMillis, at: impl Iterator<Item = Place>) {
         for place in at {
-            assert_eq!(book.failure(place.db, &place.name(), now), self.failure(place, now), "failure of {place:?}");
-            let view = book.view(place.db, &place.name(), now);
+            assert_eq!(leases.failure(place.db, &place.name(), now), self.failure(place, now), "failure of {place:?}");
+            let view = leases.view(place.db, &place.name(), now);
             let lease = self.leases.get(&place).filter(|lease| lease.deadline > now);
             assert_eq!(view.is_some(), lease.is_some(), "whether {place:?} is shown");
             if let (Some(view), Some(lease)) = (view, lease) {
@@ -84,53 +83,53 @@ impl Model {
             }
         }
         for (id, _) in self.queued() {
-            assert_eq!(book.lease_left_ms(id, now), self.lease_left_ms(id, now), "what {id:?} waits for");
+            assert_eq!(leases.lease_left_ms(id, now), self.lease_left_ms(id, now), "what {id:?} waits for");
         }
         let waited_for = |place: &&Place| self.is_waited_for(**place);
         let expected: Vec<_> = self.leases.keys().filter(waited_for).copied().collect();
-        let mut told: Vec<_> = book.waited_for().iter().map(Place::of).collect();
+        let mut told: Vec<_> = leases.waited_for().iter().map(Place::of).collect();
         told.sort_unstable();
         assert_eq!(told, expected, "keys that are waited for");
         told.retain(|place| self.leases[place].deadline <= now);
-        if let Some(next) = book.next_handover(now) {
+        if let Some(next) = leases.next_handover(now) {
             assert!(told.contains(&Place::of(&next)), "{next:?} will be handed over");
         }
-        let views = book.views(usize::MAX, now);
-        let stays = self.leases.values().filter(|lease| lease.doubt != Some(Doubt::Invalidated));
+        let views = leases.views(usize::MAX, now);
+        let stays = self.leases.values().filter(|lease| lease.touch != Some(Touch::Invalidated));
         assert_eq!(views.len(), stays.count(), "leases shown");
         assert!(views.is_sorted_by_key(|view| std::cmp::Reverse(view.waiters)), "most waiters first");
     }
 
     /// After what was due at `now` has ended, all that remains lies in the future.
-    pub fn agree_nothing_is_due(&self, book: &LeaseBook, now: MonoMillis) {
+    pub fn agree_nothing_is_due(&self, leases: &Leases, now: MonoMillis) {
         assert!(self.dues().all(|(at, _)| at > now));
-        assert!(book.next_due().is_none_or(|at| at > now), "something is due and is not done");
+        assert!(leases.next_due().is_none_or(|at| at > now), "something is due and is not done");
     }
 
-    fn agree_on(&self, place: Place, book: &LeaseBook) -> Serial {
+    fn agree_on(&self, place: Place, leases: &Leases) -> Serial {
         let lease = &self.leases[&place];
-        let inside = book.inside(place.db, &place.name()).unwrap_or_else(|| panic!("no lease on {place:?}"));
+        let inside = leases.inside(place.db, &place.name()).unwrap_or_else(|| panic!("no lease on {place:?}"));
         assert_eq!((inside.holder, inside.bond), (lease.holder, lease.bond), "holder of {place:?}");
         assert_eq!((inside.granted, inside.deadline), (lease.granted, lease.deadline), "times of {place:?}");
-        assert_eq!(inside.doubt, lease.doubt, "doubt on {place:?}");
+        assert_eq!(inside.touch, lease.touch, "touch on {place:?}");
         let purpose = (inside.is_early, inside.serves_stale);
         assert_eq!(purpose, (lease.is_early, lease.serves_stale), "purpose of {place:?}");
         assert!(inside.queue.iter().copied().eq(self.queued_at(place).map(|(id, _)| id)), "queue of {place:?}");
         inside.serial
     }
 
-    pub(super) fn same(&mut self, verdict: &Verdict, answer: &Answer) {
-        match (verdict, answer) {
-            (Verdict::Won(number), Answer::Won(grant)) => {
+    pub(super) fn same(&mut self, verdict: &Verdict, reply: &Reply) {
+        match (verdict, reply) {
+            (Verdict::Won(number), Reply::Won(grant)) => {
                 self.learn(*number, grant.serial);
                 let granted = &self.grants[*number];
-                assert_eq!(Place::of(&grant.slot), granted.place, "a grant of another key");
+                assert_eq!(Place::of(&grant.db_key), granted.place, "a grant of another key");
                 assert_eq!(granted.deadline, grant.deadline, "a grant of another length");
                 let first = *self.tokens.entry(grant.token.0).or_insert(grant.serial);
                 assert_eq!(first, grant.serial, "a token that was given before");
             }
-            (Verdict::Is(expected), answer) => assert_eq!(answer, expected),
-            (Verdict::Won(_), answer) => panic!("{answer:?} instead of the lease"),
+            (Verdict::Is(expected), reply) => assert_eq!(reply, expected),
+            (Verdict::Won(_), reply) => panic!("{reply:?} instead of the lease"),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::cast::{Asked as Question, Stage};
 use super::{Cached, Discipline, Place, Reader, Row, World};
 use crate::engine::cache::leases::{Asked, Caller};
-use crate::engine::cache::outbox::Answer;
+use crate::engine::cache::pending::Reply;
 use crate::engine::id::Bond;
 use rand::Rng;
 
@@ -17,24 +17,24 @@ impl World {
             Stage::Idle => self.ask(who),
             waits @ Stage::Waits(..) => self.cast.readers[who].stage = waits,
             Stage::Loads(grant, None) => {
-                let row = self.row(Place::of(&grant.slot));
+                let row = self.row(Place::of(&grant.db_key));
                 let read = Some((row, self.version(row)));
                 self.cast.readers[who].stage = Stage::Loads(grant, read);
             }
             // It takes its time.
             loads @ Stage::Loads(_, Some(_)) if luck < 65 => self.cast.readers[who].stage = loads,
             Stage::Loads(grant, Some((row, version))) => {
-                let place = Place::of(&grant.slot);
+                let place = Place::of(&grant.db_key);
                 self.resolve_at(place);
                 let (db, key) = (place.db, place.name());
                 match luck {
-                    65..68 => drop(self.book.release(db, &key, grant.token, self.now)),
-                    68..71 => drop(self.book.fail(db, &key, grant.token, 30, b""[..].into(), self.now)),
-                    71..74 if self.book.renew(db, &key, grant.token, 500, self.now) => {
+                    65..68 => drop(self.leases.release(db, &key, grant.token, self.now)),
+                    68..71 => drop(self.leases.fail(db, &key, grant.token, 30, b""[..].into(), self.now)),
+                    71..74 if self.leases.renew(db, &key, grant.token, 500, self.now) => {
                         self.cast.readers[who].stage = Stage::Loads(grant, Some((row, version)));
                     }
                     _ => {
-                        let live = self.book.holds(db, &key, grant.token, self.now);
+                        let live = self.leases.holds(db, &key, grant.token, self.now);
                         self.write(place, row, version, live);
                     }
                 }
@@ -69,7 +69,7 @@ impl World {
             self.resolve_at(place);
             let fresh = self.keyspace.get(&place).is_some_and(|cached| cached.is_fresh);
             if fresh && self.rng.random_bool(0.3) {
-                if let Some(grant) = self.book.ask_early(db, &key, caller, self.now) {
+                if let Some(grant) = self.leases.ask_early(db, &key, caller, self.now) {
                     self.cast.readers[who].stage = Stage::Loads(grant, None);
                 }
             }
@@ -79,9 +79,9 @@ impl World {
         if self.keyspace.contains_key(&place) {
             caller.wait_ms = 0;
         }
-        match self.book.ask(db, &key, caller, usize::MAX, self.now) {
+        match self.leases.ask(db, &key, caller, usize::MAX, self.now) {
             Asked::Won(grant) => self.cast.readers[who].stage = Stage::Loads(grant, None),
-            Asked::Parked(id) => self.cast.readers[who].stage = Stage::Waits(id, self.question(place)),
+            Asked::Blocked(id) => self.cast.readers[who].stage = Stage::Waits(id, self.question(place)),
             Asked::Leased { .. } | Asked::Failed(_) | Asked::Full => {}
         }
     }
@@ -100,13 +100,13 @@ impl World {
 
     pub(super) fn deliver(&mut self) {
         for _ in 0..self.rng.random_range(1..4) {
-            let Some((id, answer)) = self.book.deliver_next(self.now) else { return };
+            let Some((id, reply)) = self.leases.next_reply(self.now) else { return };
             let waits = |reader: &Reader| matches!(&reader.stage, Stage::Waits(waiter, _) if *waiter == id);
             let who = self.cast.readers.iter().position(waits).expect("one of the readers");
             let stage = std::mem::replace(&mut self.cast.readers[who].stage, Stage::Idle);
             let Stage::Waits(_, question) = stage else { panic!("it waits") };
-            match answer {
-                Answer::Value(served) => {
+            match reply {
+                Reply::Value(served) => {
                     let numbers: Vec<u64> = served
                         .value
                         .chunks_exact(8)
@@ -115,7 +115,7 @@ impl World {
                     let row = Row { set: numbers[0] as i32, key: numbers[1] as u8 };
                     self.serve(Cached { row, version: numbers[2], is_fresh: true }, &question);
                 }
-                Answer::Won(grant) => self.cast.readers[who].stage = Stage::Loads(grant, None),
+                Reply::Won(grant) => self.cast.readers[who].stage = Stage::Loads(grant, None),
                 _ => {}
             }
         }
@@ -126,10 +126,10 @@ impl World {
         let gone = self.cast.readers[who].id;
         self.cast.readers[who].id = self.cast.connect();
         if let Stage::Waits(id, _) = stage {
-            if let Some(Answer::Won(grant)) = self.book.leave(*id, self.now) {
-                self.book.give_back(&grant, self.now);
+            if let Some(Reply::Won(grant)) = self.leases.leave(*id, self.now) {
+                self.leases.give_back(&grant, self.now);
             }
         }
-        self.book.disconnect(gone, self.now);
+        self.leases.disconnect(gone, self.now);
     }
 }

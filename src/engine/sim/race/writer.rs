@@ -99,7 +99,7 @@ impl World {
             self.cast.writers[who].queued.push((command, Some((place, row))));
         } else {
             self.run_alone(who, command);
-            self.answer(command, row, Way::Alone);
+            self.reply(command, row, Way::Alone);
         }
     }
 
@@ -136,7 +136,7 @@ impl World {
     }
 
     /// The writer knows now that nobody is served anything older.
-    fn answer(&mut self, command: Command, row: Row, way: fn(Kind) -> Way) {
+    fn reply(&mut self, command: Command, row: Row, way: fn(Kind) -> Way) {
         let version = self.version(row);
         self.answered.insert(row, version);
         self.ways.extend(command.kind().map(|kind| (row, way(kind))));
@@ -157,7 +157,7 @@ impl World {
         }
         for (command, row) in queued {
             if let Some((_, row)) = row {
-                self.answer(command, row, Way::InTransaction);
+                self.reply(command, row, Way::InTransaction);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The rarer things that may come about; counted, to know that the search reaches them.
 
-use crate::engine::cache::outbox::Answer;
+use crate::engine::cache::pending::Reply;
 
 macro_rules! events {
     ($($name:ident)*) => {
@@ -14,7 +14,7 @@ macro_rules! events {
 }
 
 events! {
-    Parked Crowded AskedForOwnLease AskedWhenOverdue AskedWhileStale
+    Blocked Crowded AskedForOwnLease AskedWhenOverdue AskedWhileStale
     GivenBack GivenBackOutdated GivenBackInDoubt LeftWithAnswer
     ToldValue ToldLeased ToldWon ToldRefusal ToldFailed ToldLook
     AskedAfterFailure FailedAgain SettledFailure
@@ -26,13 +26,13 @@ events! {
     HeirToldValue HeirLooked
 }
 
-pub(super) fn told(answer: &Answer) -> Event {
-    match answer {
-        Answer::Value(_) => Event::ToldValue,
-        Answer::Won(_) => Event::ToldWon,
-        Answer::Leased { .. } => Event::ToldLeased,
-        Answer::Failed(_) => Event::ToldFailed,
-        Answer::Look => Event::ToldLook,
-        Answer::WrongType | Answer::Moved | Answer::Readonly => Event::ToldRefusal,
+pub(super) fn told(reply: &Reply) -> Event {
+    match reply {
+        Reply::Value(_) => Event::ToldValue,
+        Reply::Won(_) => Event::ToldWon,
+        Reply::Leased { .. } => Event::ToldLeased,
+        Reply::Failed(_) => Event::ToldFailed,
+        Reply::Look => Event::ToldLook,
+        Reply::WrongType | Reply::Moved | Reply::Readonly => Event::ToldRefusal,
     }
 }

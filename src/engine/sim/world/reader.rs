@@ -1,6 +1,6 @@
 //! What readers do: ask for one key, for several, or to refresh ahead of expiry.
 
-use super::{Event, Many, Sight, Wait, World};
+use super::{Event, Lookup, Many, Wait, World};
 use crate::engine::cache::leases::{Asked, Caller, Grant};
 use crate::engine::cache::waiters::Kind;
 use crate::engine::id::ClientId;
@@ -14,10 +14,10 @@ impl World {
         }
         self.resolve_at(place);
         match self.sight(place) {
-            Sight::Fresh | Sight::WrongType => {}
-            Sight::Stale if terms.takes_stale => drop(self.ask_stale(who, place, terms)),
-            Sight::Stale | Sight::Nothing => {
-                if let Asked::Parked(id) = self.ask_book(who, place, terms, terms.wait_ms) {
+            Lookup::Fresh | Lookup::WrongType => {}
+            Lookup::Stale if terms.takes_stale => drop(self.ask_stale(who, place, terms)),
+            Lookup::Stale | Lookup::Nothing => {
+                if let Asked::Blocked(id) = self.ask_book(who, place, terms, terms.wait_ms) {
                     self.clients[who].waits = Some(Wait { id, many: None });
                 }
             }
@@ -27,7 +27,7 @@ impl World {
     /// The question of one that is served a stale value if it does not win.
     fn ask_stale(&mut self, who: usize, place: Place, terms: Terms) -> Asked {
         let caller = caller(self.clients[who].id, terms);
-        let asked = self.book.ask_stale(place.db, &place.name(), caller, self.now);
+        let asked = self.leases.ask_stale(place.db, &place.name(), caller, self.now);
         self.model.ask_stale(place, caller, self.now, &asked);
         self.count(Event::AskedWhileStale, true);
         if let Asked::Won(grant) = &asked {
@@ -40,18 +40,18 @@ impl World {
     fn ask_book(&mut self, who: usize, place: Place, terms: Terms, wait_ms: u64) -> Asked {
         let client = self.clients[who].id;
         let caller = Caller { wait_ms, ..caller(client, terms) };
-        let waiting = self.book.waiters().len();
-        let before = self.book.inside(place.db, &place.name()).map(|lease| (lease.holder, lease.deadline));
+        let waiting = self.leases.waiters().len();
+        let before = self.leases.inside(place.db, &place.name()).map(|lease| (lease.holder, lease.deadline));
         self.count(Event::EarlyWaitedFor, wait_ms > 0 && self.model.is_early(place));
-        let asked = self.book.ask(place.db, &place.name(), caller, self.waiters_max, self.now);
+        let asked = self.leases.ask(place.db, &place.name(), caller, self.waiters_max, self.now);
         self.model.ask(place, caller, self.waiters_max, self.now, &asked);
         self.count(Event::AskedWhenOverdue, before.is_some_and(|(_, deadline)| deadline <= self.now));
         match &asked {
             Asked::Won(grant) => self.take(who, grant.clone()),
-            Asked::Parked(id) => {
+            Asked::Blocked(id) => {
                 assert!(waiting < self.waiters_max, "more wait than may");
-                self.parked.insert(*id, self.step);
-                self.count(Event::Parked, true);
+                self.blocked.insert(*id, self.step);
+                self.count(Event::Blocked, true);
             }
             Asked::Leased { .. } => {
                 self.count(Event::AskedForOwnLease, before.is_some_and(|(holder, _)| holder == client));
@@ -65,11 +65,11 @@ impl World {
 
     pub(super) fn ask_early(&mut self, who: usize, place: Place, terms: Terms) {
         self.resolve_at(place);
-        if self.sight(place) != Sight::Fresh || self.clients[who].waits.is_some() {
+        if self.sight(place) != Lookup::Fresh || self.clients[who].waits.is_some() {
             return;
         }
         let caller = caller(self.clients[who].id, terms);
-        let granted = self.book.ask_early(place.db, &place.name(), caller, self.now);
+        let granted = self.leases.ask_early(place.db, &place.name(), caller, self.now);
         self.model.ask_early(place, caller, self.now, granted.as_ref());
         self.count(Event::WonEarly, granted.is_some());
         self.count(Event::RefusedEarly, granted.is_none());
@@ -91,10 +91,10 @@ impl World {
         let names: Vec<&[u8]> = names.iter().map(|name| &name[..]).collect();
         let caller = caller(self.clients[who].id, many.terms);
         let single = leased.iter().any(|place| self.is_waited_for_by(*place, Kind::Single));
-        let id = self.book.wait_for_all(many.db, &names, caller, self.waiters_max, self.now);
+        let id = self.leases.wait_for_all(many.db, &names, caller, self.waiters_max, self.now);
         self.model.wait_for_all(leased, caller, self.waiters_max, self.now, id);
         if let Some(id) = id {
-            self.parked.insert(id, self.step);
+            self.blocked.insert(id, self.step);
             self.count(Event::GroupParked, true);
             self.count(Event::GroupMixed, single && self.model.has_wide_group());
             self.clients[who].waits = Some(Wait { id, many: Some(many) });
@@ -105,17 +105,17 @@ impl World {
     /// wrong type.
     pub(super) fn look_at_many(&mut self, who: usize, many: &Many) -> Option<(bool, Vec<Place>)> {
         let places: Vec<_> = many.keys.iter().map(|key| Place { db: many.db, key: *key }).collect();
-        if places.iter().any(|place| self.sight(*place) == Sight::WrongType) {
+        if places.iter().any(|place| self.sight(*place) == Lookup::WrongType) {
             return None;
         }
         let (mut won, mut leased) = (false, Vec::new());
         for place in places {
             self.resolve_at(place);
             let sight = self.sight(place);
-            if matches!(sight, Sight::Fresh | Sight::WrongType) {
+            if matches!(sight, Lookup::Fresh | Lookup::WrongType) {
                 continue;
             }
-            if sight == Sight::Stale && many.terms.takes_stale {
+            if sight == Lookup::Stale && many.terms.takes_stale {
                 won |= matches!(self.ask_stale(who, place, many.terms), Asked::Won(_));
                 continue;
             }
@@ -129,7 +129,7 @@ impl World {
     }
 
     fn is_waited_for_by(&self, place: Place, kind: Kind) -> bool {
-        let inside = self.book.inside(place.db, &place.name());
+        let inside = self.leases.inside(place.db, &place.name());
         inside.is_some_and(|lease| lease.queue.iter().any(|id| self.model.waiting(*id).is_some_and(|(k, _)| k == kind)))
     }
 

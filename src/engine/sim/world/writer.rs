@@ -21,19 +21,19 @@ impl World {
 
     fn settle(&mut self, place: Place, served: &Served) {
         let (key, now) = (place.name(), self.now);
-        assert_eq!(self.book.cost_ms(place.db, &key, now), self.model.cost_ms(place, now));
+        assert_eq!(self.leases.cost_ms(place.db, &key, now), self.model.cost_ms(place, now));
         let heir = self.model.heir(place);
         self.count(Event::HeirToldValue, heir == Some(Kind::Single));
         self.count(Event::HeirLooked, heir == Some(Kind::Group));
         self.count(Event::SettledFailure, self.model.failure(place, now).is_some());
-        self.book.settle(place.db, &key, || served.clone(), now);
+        self.leases.settle(place.db, &key, || served.clone(), now);
         self.model.settle(place, served, now);
     }
 
     /// A command with a token. One that is dead changes nothing.
     pub(super) fn prove(&mut self, who: usize, nth: Option<usize>, elsewhere: Option<Place>, deed: Deed) {
         let grant = nth.and_then(|nth| self.clients[who].grants.get(nth)).cloned();
-        let home = grant.as_ref().map_or(Place { db: 0, key: 0 }, |grant| Place::of(&grant.slot));
+        let home = grant.as_ref().map_or(Place { db: 0, key: 0 }, |grant| Place::of(&grant.db_key));
         let place = elsewhere.unwrap_or(home);
         let token = grant.as_ref().map_or(FORGED, |grant| grant.token);
         let serial = grant.as_ref().map(|grant| grant.serial);
@@ -53,7 +53,7 @@ impl World {
         let (db, key, now) = (place.db, place.name(), self.now);
         let (live, expected, event) = match deed {
             Deed::Store | Deed::Touch => {
-                let live = self.book.holds(db, &key, token, now);
+                let live = self.leases.holds(db, &key, token, now);
                 let touched = matches!(deed, Deed::Touch);
                 let lands = live && self.lands(place, touched);
                 (
@@ -67,16 +67,16 @@ impl World {
                 )
             }
             Deed::Renew { ms } => {
-                let live = self.book.renew(db, &key, token, ms, now);
+                let live = self.leases.renew(db, &key, token, ms, now);
                 (live, self.model.renew(place, serial, ms, now), Some(Event::Renewed))
             }
             Deed::Release => {
-                let live = self.book.release(db, &key, token, now);
+                let live = self.leases.release(db, &key, token, now);
                 (live, self.model.release(place, serial, now), Some(Event::Released))
             }
             Deed::Fail { retry_ms } => {
                 let again = self.model.has_past_failure(place, now);
-                let live = self.book.fail(db, &key, token, retry_ms, message(), now);
+                let live = self.leases.fail(db, &key, token, retry_ms, message(), now);
                 self.count(Event::FailedAgain, live && again);
                 let failure = Failure { until: now.after(retry_ms), message: message() };
                 (live, self.model.fail(place, serial, failure, now), Some(Event::Failed))

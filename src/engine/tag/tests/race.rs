@@ -7,7 +7,7 @@
 //! remembered.
 
 use super::*;
-use crate::engine::cache::leases::{Asked, Caller, LeaseBook, Serial, Token};
+use crate::engine::cache::leases::{Asked, Caller, Leases, Serial, Token};
 use crate::engine::id::{Bond, ClientId};
 use crate::engine::time::MonoMillis;
 
@@ -23,7 +23,7 @@ struct Reader {
 
 struct Race {
     rng: StdRng,
-    book: LeaseBook,
+    indexes: Leases,
     index: TagIndex,
     now: MonoMillis,
     /// The version of the row, of the last invalidation, and of the last mark.
@@ -39,13 +39,13 @@ struct Race {
 impl Race {
     fn new(seed: u64) -> Self {
         let mut drawn = 0;
-        let book = LeaseBook::new(move || {
+        let indexes = Leases::new(move || {
             drawn += 1;
             Token(drawn)
         });
         Self {
             rng: StdRng::seed_from_u64(seed),
-            book,
+            indexes,
             index: TagIndex::with_limits(3, 1),
             now: MonoMillis(0),
             row: 1,
@@ -58,7 +58,7 @@ impl Race {
     }
 
     fn stamp(&mut self) {
-        let stamp = self.book.stamp();
+        let stamp = self.indexes.stamp();
         self.index.advance(stamp);
     }
 
@@ -66,7 +66,7 @@ impl Race {
         let caller =
             Caller { client: ClientId(1), wait_ms: 0, lease_ms: self.rng.random_range(1..60), bond: Bond::Free };
         if self.readers.len() < READERS {
-            if let Asked::Won(grant) = self.book.ask(0, KEY, caller, 0, self.now) {
+            if let Asked::Won(grant) = self.indexes.ask(0, KEY, caller, 0, self.now) {
                 self.readers.push(Reader { token: grant.token, read: None });
             }
         }
@@ -84,17 +84,17 @@ impl Race {
         let at = self.rng.random_range(0..self.readers.len().max(1));
         let Some(&Reader { token, read: Some(version) }) = self.readers.get(at) else { return };
         self.readers.swap_remove(at);
-        let Some(Serial(serial)) = self.book.proves(0, KEY, token, self.now) else { return };
+        let Some(Serial(serial)) = self.indexes.proves(0, KEY, token, self.now) else { return };
         if self.index.invalidated_since(TAG, serial) {
             self.outcomes[0] += 1;
-            return self.book.void(0, KEY, self.now);
+            return self.indexes.void(0, KEY, self.now);
         }
         let is_stale = self.index.marked_since(TAG, serial);
         self.outcomes[if is_stale { 1 } else { 2 }] += 1;
         let standing = if is_stale { Standing::Stale } else { Standing::Live };
         let old = self.cached.replace((self.index.insert(KEY, [TAG], Arrival { standing, ..LIVE }), version));
         old.into_iter().for_each(|(id, _)| self.index.remove(id));
-        self.book.settle_stale(0, KEY, self.now);
+        self.indexes.settle_stale(0, KEY, self.now);
     }
 
     fn invalidate(&mut self, tag: &[u8], marks: bool) {
@@ -106,11 +106,11 @@ impl Race {
         }
         for id in self.index.struck() {
             assert_eq!(self.cached.map(|(cached, _)| cached), Some(id));
-            self.book.void(0, KEY, self.now);
+            self.indexes.void(0, KEY, self.now);
         }
-        let oldest = match self.book.oldest() {
+        let oldest = match self.indexes.oldest() {
             Some(Serial(serial)) => serial,
-            None => self.book.stamp(),
+            None => self.indexes.stamp(),
         };
         self.index.forget_before(oldest);
     }

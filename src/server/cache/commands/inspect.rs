@@ -3,7 +3,7 @@
 use crate::engine::cache::entry::{Age, Entry};
 use crate::engine::cache::leases::LeaseView;
 use crate::server::args::Args;
-use crate::server::cache::lookup::look;
+use crate::server::cache::lookup::lookup;
 use crate::server::error::Error;
 use crate::server::event_loop;
 use crate::server::ffi::context::{mono_now, Ctx};
@@ -19,19 +19,19 @@ const LOOKS_US: u64 = 1_000;
 /// `CACHE.INSPECT key`
 pub fn inspect(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let name = Args::new(argv).next("key")?;
-    event_loop::resolve_doubt(ctx, ctx.db(), name.bytes());
-    let sight = look(ctx, name)?;
-    let seen = ctx.open_quietly(name).filter(|_| sight.is_some());
+    event_loop::recheck_key(ctx, ctx.db(), name.bytes());
+    let looked_up = lookup(ctx, name)?;
+    let seen = ctx.open_quietly(name).filter(|_| looked_up.is_some());
     let entry = seen.as_ref().and_then(|key| key.entry());
     let hits = entry.map_or(0, Entry::hits);
     let tags = entry.map(|entry| index::carried(ctx.db(), entry).names).unwrap_or_default();
     let (db, now) = (ctx.db(), mono_now());
-    let lease = STATE.with(|state| state.book.view(db, name.bytes(), now));
+    let lease = STATE.with(|state| state.leases.view(db, name.bytes(), now));
 
     let number = |n: u64| ctx.reply_integer(i64::try_from(n).unwrap_or(i64::MAX));
     let left = |ms: Option<u64>| ctx.reply_integer(ms.map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX)));
-    let age = sight.as_ref().map(|sight| sight.age);
-    let meta = sight.as_ref().map(|sight| sight.meta).unwrap_or_default();
+    let age = looked_up.as_ref().map(|looked_up| looked_up.age);
+    let meta = looked_up.as_ref().map(|looked_up| looked_up.meta).unwrap_or_default();
     ctx.reply_map(10);
     ctx.reply_bytes(b"state");
     ctx.reply_bytes(match age {
@@ -40,7 +40,7 @@ pub fn inspect(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         None => b"missing",
     });
     ctx.reply_bytes(b"size");
-    number(sight.as_ref().map_or(0, |sight| sight.value.len() as u64));
+    number(looked_up.as_ref().map_or(0, |looked_up| looked_up.value.len() as u64));
     ctx.reply_bytes(b"fresh_ms");
     left(match age {
         Some(Age::Fresh { left_ms }) => left_ms,
@@ -92,16 +92,16 @@ pub fn leases(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         }
     }
     event_loop::note_direct(ctx);
-    event_loop::resolve_doubts(ctx, &event_loop::Budget::of_us(LOOKS_US));
+    event_loop::recheck_touched(ctx, &event_loop::Budget::of_us(LOOKS_US));
     let (count, now) = (count.unwrap_or(COUNT_DEFAULT), mono_now());
-    let leases = STATE.with(|state| state.book.views(usize::try_from(count).unwrap_or(usize::MAX), now));
+    let leases = STATE.with(|state| state.leases.views(usize::try_from(count).unwrap_or(usize::MAX), now));
     ctx.reply_array(leases.len());
     for lease in leases {
         ctx.reply_map(6);
         ctx.reply_bytes(b"key");
-        ctx.reply_bytes(&lease.slot.key);
+        ctx.reply_bytes(&lease.db_key.key);
         for (field, value) in [
-            (&b"db"[..], lease.slot.db.unsigned_abs().into()),
+            (&b"db"[..], lease.db_key.db.unsigned_abs().into()),
             (b"client", lease.holder.0),
             (b"age_ms", lease.age_ms),
             (b"left_ms", lease.left_ms),

@@ -1,6 +1,6 @@
 //! `CACHE.RENEW`, `CACHE.RELEASE` and `CACHE.FAIL`: what the holder of a lease may do with it.
 
-use crate::engine::cache::leases::{LeaseBook, Token};
+use crate::engine::cache::leases::{Leases, Token};
 use crate::engine::time::{MonoMillis, DURATION_MS_MAX};
 use crate::server::args::Args;
 use crate::server::error::Error;
@@ -17,7 +17,7 @@ pub fn renew(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let (name, token) = (args.next("key")?, args.next("token")?);
     let ms = args.integer("ms", 1, DURATION_MS_MAX)?;
-    with_lease(ctx, name, token, |book, db, token, now| book.renew(db, name.bytes(), token, ms, now));
+    with_lease(ctx, name, token, |leases, db, token, now| leases.renew(db, name.bytes(), token, ms, now));
     Ok(())
 }
 
@@ -25,7 +25,7 @@ pub fn renew(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 pub fn release(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let (name, token) = (args.next("key")?, args.next("token")?);
-    with_lease(ctx, name, token, |book, db, token, now| book.release(db, name.bytes(), token, now));
+    with_lease(ctx, name, token, |leases, db, token, now| leases.release(db, name.bytes(), token, now));
     Ok(())
 }
 
@@ -46,8 +46,8 @@ pub fn fail(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     if message.len() > MESSAGE_BYTES_MAX {
         return Err(Error::TooLong { name: "MESSAGE", bytes_max: MESSAGE_BYTES_MAX });
     }
-    with_lease(ctx, name, token, |book, db, token, now| {
-        book.fail(db, name.bytes(), token, retry_ms, message.into(), now)
+    with_lease(ctx, name, token, |leases, db, token, now| {
+        leases.fail(db, name.bytes(), token, retry_ms, message.into(), now)
     });
     Ok(())
 }
@@ -57,13 +57,13 @@ fn with_lease(
     ctx: Ctx<'_>,
     name: Arg<'_>,
     token: Arg<'_>,
-    act: impl FnOnce(&mut LeaseBook, i32, Token, MonoMillis) -> bool,
+    act: impl FnOnce(&mut Leases, i32, Token, MonoMillis) -> bool,
 ) {
     let db = ctx.db();
-    event_loop::resolve_doubt(ctx, db, name.bytes());
+    event_loop::recheck_key(ctx, db, name.bytes());
     let now = mono_now();
     let held =
-        Token::parse(token.bytes()).is_some_and(|token| STATE.with(|state| act(&mut state.book, db, token, now)));
+        Token::parse(token.bytes()).is_some_and(|token| STATE.with(|state| act(&mut state.leases, db, token, now)));
     event_loop::schedule(ctx);
     ctx.reply_integer(held.into());
 }

@@ -3,13 +3,13 @@
 use crate::engine::cache::entry::{Age, Entry};
 use crate::engine::cache::freshness::refreshes_early;
 use crate::engine::cache::leases::{Asked, Caller, Grant};
-use crate::engine::cache::outbox::Answer;
+use crate::engine::cache::pending::Reply;
 use crate::engine::id::{Bond, WaiterId};
 use crate::engine::tag::Standing;
 use crate::engine::time::DURATION_MS_MAX;
 use crate::server::args::Args;
 use crate::server::cache::lookup;
-use crate::server::cache::lookup::{look, Sight};
+use crate::server::cache::lookup::{lookup, Lookup};
 use crate::server::cache::reply::{Form, Row};
 use crate::server::cache::wait;
 use crate::server::error::Error;
@@ -55,8 +55,8 @@ impl Terms {
     }
 
     /// Whether a stale value is fresh enough for this caller.
-    fn accepts(&self, sight: &Sight) -> bool {
-        self.max_stale_ms.is_none_or(|max| sight.stale_for_ms <= max)
+    fn accepts(&self, looked_up: &Lookup) -> bool {
+        self.max_stale_ms.is_none_or(|max| looked_up.stale_for_ms <= max)
     }
 
     fn beta(&self) -> f64 {
@@ -65,9 +65,9 @@ impl Terms {
 }
 
 /// What came of one key: a row to tell, or a wait.
-enum Came {
+enum Outcome {
     Row(Row<Rc<[u8]>>),
-    Parked(WaiterId),
+    Blocked(WaiterId),
 }
 
 /// `CACHE.GETSM key [WAIT ms] [LEASE ms] [EARLY beta] [MAXSTALE ms] [BIND] [META]`
@@ -88,9 +88,9 @@ pub fn getsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         }
     }
     let wait_ms = terms.wait_ms.unwrap_or_else(|| config::WAIT_MS.get());
-    match regard(ctx, name, &terms, wait_ms)? {
-        Came::Row(row) => row.reply(ctx, terms.form),
-        Came::Parked(id) => wait::park(ctx, id, tell_one),
+    match lookup_or_lease(ctx, name, &terms, wait_ms)? {
+        Outcome::Row(row) => row.reply(ctx, terms.form),
+        Outcome::Blocked(id) => wait::block(ctx, id, tell_one),
     }
 }
 
@@ -140,16 +140,16 @@ fn unit() -> f64 {
 /// All that is not a plain hit: a stale value, one that this caller was drawn to refresh, a native
 /// string, or nothing. An entry that is fresh and costs something comes here only if this caller
 /// was drawn.
-fn regard(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Came, Error> {
+fn lookup_or_lease(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Outcome, Error> {
     // ORDER: resolving may change what is under the key.
-    event_loop::resolve_doubt(ctx, ctx.db(), name.bytes());
-    let sight = look(ctx, name)?;
-    match &sight {
-        Some(Sight { value, age: Age::Fresh { left_ms }, meta, .. }) => {
+    event_loop::recheck_key(ctx, ctx.db(), name.bytes());
+    let looked_up = lookup(ctx, name)?;
+    match &looked_up {
+        Some(Lookup { value, age: Age::Fresh { left_ms }, meta, .. }) => {
             let drawn = terms.beta() > 0.0 && meta.cost_ms > 0;
             let grant = if drawn { refresh_early(ctx, name, terms) } else { None };
             let value = Rc::clone(value);
-            Ok(Came::Row(match grant {
+            Ok(Outcome::Row(match grant {
                 Some(grant) => {
                     index::watch(ctx, name);
                     Row::Won { value: Some(value), grant }
@@ -160,12 +160,12 @@ fn regard(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Ca
                 }
             }))
         }
-        Some(sight @ Sight { value, age: Age::Stale { left_ms }, .. }) if terms.accepts(sight) => {
+        Some(looked_up @ Lookup { value, age: Age::Stale { left_ms }, .. }) if terms.accepts(looked_up) => {
             let stale = || {
                 info::STALE_HITS.add_one();
                 Row::Stale { value: Rc::clone(value), left_ms: *left_ms }
             };
-            Ok(Came::Row(match ask_stale(ctx, name, terms) {
+            Ok(Outcome::Row(match ask_stale(ctx, name, terms) {
                 Ok(Asked::Won(grant)) => {
                     index::watch(ctx, name);
                     Row::Won { value: Some(Rc::clone(value)), grant }
@@ -176,11 +176,11 @@ fn regard(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Ca
         _ => Ok(match ask(ctx, name, terms, wait_ms)? {
             Asked::Won(grant) => {
                 index::watch(ctx, name);
-                Came::Row(Row::Won { value: sight.map(|sight| sight.value), grant })
+                Outcome::Row(Row::Won { value: looked_up.map(|looked_up| looked_up.value), grant })
             }
-            Asked::Parked(id) => Came::Parked(id),
-            Asked::Leased { left_ms } => Came::Row(Row::Leased { left_ms }),
-            Asked::Failed(failure) => Came::Row(Row::Failed(failure)),
+            Asked::Blocked(id) => Outcome::Blocked(id),
+            Asked::Leased { left_ms } => Outcome::Row(Row::Leased { left_ms }),
+            Asked::Failed(failure) => Outcome::Row(Row::Failed(failure)),
             Asked::Full => return Err(Error::Full),
         }),
     }
@@ -191,8 +191,8 @@ fn ask(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Asked
     let caller = caller(ctx, terms, wait_ms)?;
     let (db, now) = (ctx.db(), mono_now());
     let asked = STATE.with(|state| {
-        let waiters_max = state.waiters_max(state.book.waiters().len());
-        state.book.ask(db, name.bytes(), caller, waiters_max, now)
+        let waiters_max = state.waiters_max(state.leases.waiters().len());
+        state.leases.ask(db, name.bytes(), caller, waiters_max, now)
     });
     event_loop::schedule(ctx);
     Ok(asked)
@@ -201,7 +201,7 @@ fn ask(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms, wait_ms: u64) -> Result<Asked
 fn ask_stale(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms) -> Result<Asked, Error> {
     let caller = caller(ctx, terms, 0)?;
     let (db, now) = (ctx.db(), mono_now());
-    let asked = STATE.with(|state| state.book.ask_stale(db, name.bytes(), caller, now));
+    let asked = STATE.with(|state| state.leases.ask_stale(db, name.bytes(), caller, now));
     event_loop::schedule(ctx);
     Ok(asked)
 }
@@ -209,7 +209,7 @@ fn ask_stale(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms) -> Result<Asked, Error>
 fn refresh_early(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms) -> Option<Grant> {
     let caller = caller(ctx, terms, 0).ok()?;
     let (db, now) = (ctx.db(), mono_now());
-    let grant = STATE.with(|state| state.book.ask_early(db, name.bytes(), caller, now));
+    let grant = STATE.with(|state| state.leases.ask_early(db, name.bytes(), caller, now));
     event_loop::schedule(ctx);
     grant
 }
@@ -231,47 +231,47 @@ fn caller(ctx: Ctx<'_>, terms: &Terms, wait_ms: u64) -> Result<Caller, Error> {
     })
 }
 
-/// Answers a GETSM that waited.
-fn tell_one(ctx: Ctx<'_>, argv: ArgVec<'_>, answer: &Answer) -> Result<(), Error> {
+/// PendingReplies a GETSM that waited.
+fn tell_one(ctx: Ctx<'_>, argv: ArgVec<'_>, reply: &Reply) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let name = args.next("key")?;
     let terms = Terms::parse(&mut args)?;
-    let row = match answer {
-        Answer::Value(served) => {
+    let row = match reply {
+        Reply::Value(served) => {
             let left_ms = served.fresh_until.map(|at| at.since(unix_now()));
             Row::Hit { value: Rc::clone(&served.value), left_ms }
         }
-        Answer::Won(grant) => {
-            let value = look(ctx, name)?.map(|sight| sight.value);
+        Reply::Won(grant) => {
+            let value = lookup(ctx, name)?.map(|looked_up| looked_up.value);
             Row::Won { value, grant: grant.clone() }
         }
-        Answer::Leased { left_ms } => Row::Leased { left_ms: *left_ms },
+        Reply::Leased { left_ms } => Row::Leased { left_ms: *left_ms },
         // One may have come to be there while it waited.
-        Answer::Failed(failure) => match look(ctx, name)? {
-            Some(sight @ Sight { age: Age::Stale { left_ms }, .. }) if terms.accepts(&sight) => {
-                Row::Stale { value: sight.value, left_ms }
+        Reply::Failed(failure) => match lookup(ctx, name)? {
+            Some(looked_up @ Lookup { age: Age::Stale { left_ms }, .. }) if terms.accepts(&looked_up) => {
+                Row::Stale { value: looked_up.value, left_ms }
             }
             _ => Row::Failed(failure.clone()),
         },
-        Answer::Look => match look(ctx, name)? {
-            Some(Sight { value, age: Age::Fresh { left_ms }, .. }) => Row::Hit { value, left_ms },
-            Some(sight @ Sight { age: Age::Stale { left_ms }, .. }) if terms.accepts(&sight) => {
-                Row::Stale { value: sight.value, left_ms }
+        Reply::Look => match lookup(ctx, name)? {
+            Some(Lookup { value, age: Age::Fresh { left_ms }, .. }) => Row::Hit { value, left_ms },
+            Some(looked_up @ Lookup { age: Age::Stale { left_ms }, .. }) if terms.accepts(&looked_up) => {
+                Row::Stale { value: looked_up.value, left_ms }
             }
             _ => match ask(ctx, name, &terms, 0)? {
                 Asked::Won(grant) => {
                     index::watch(ctx, name);
-                    Row::Won { value: look(ctx, name)?.map(|sight| sight.value), grant }
+                    Row::Won { value: lookup(ctx, name)?.map(|looked_up| looked_up.value), grant }
                 }
                 Asked::Leased { left_ms } => Row::Leased { left_ms },
                 Asked::Failed(failure) => Row::Failed(failure),
                 Asked::Full => return Err(Error::Full),
-                Asked::Parked(_) => return Err(Error::Internal),
+                Asked::Blocked(_) => return Err(Error::Internal),
             },
         },
-        Answer::WrongType => return Err(Error::WrongType),
-        Answer::Moved => return Err(Error::Moved),
-        Answer::Readonly => return Err(Error::Readonly),
+        Reply::WrongType => return Err(Error::WrongType),
+        Reply::Moved => return Err(Error::Moved),
+        Reply::Readonly => return Err(Error::Readonly),
     };
     row.reply(ctx, terms.form)
 }
@@ -287,13 +287,13 @@ pub fn mgetsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         let wait_ms = terms.wait_ms.unwrap_or_else(|| config::WAIT_MS.get());
         if let Ok(caller) = caller(ctx, &terms, wait_ms) {
             let (db, now) = (ctx.db(), mono_now());
-            let parked = STATE.with(|state| {
-                let waiters_max = state.waiters_max(state.book.waiters().len());
-                state.book.wait_for_all(db, &leased, caller, waiters_max, now)
+            let blocked = STATE.with(|state| {
+                let waiters_max = state.waiters_max(state.leases.waiters().len());
+                state.leases.wait_for_all(db, &leased, caller, waiters_max, now)
             });
             event_loop::schedule(ctx);
-            if let Some(id) = parked {
-                return wait::park(ctx, id, tell_many);
+            if let Some(id) = blocked {
+                return wait::block(ctx, id, tell_many);
             }
         }
     }
@@ -324,11 +324,10 @@ fn rows(ctx: Ctx<'_>, names: &[Arg<'_>], terms: &Terms, granted: Option<&Grant>)
     let mut unclaimed = granted;
     let mut rows = Vec::with_capacity(names.len());
     for name in names {
-        let claim = unclaimed.take_if(|grant| *grant.slot.key == *name.bytes());
+        let claim = unclaimed.take_if(|grant| *grant.db_key.key == *name.bytes());
         let next = match claim {
-            Some(grant) => {
-                look(ctx, *name).map(|sight| Row::Won { value: sight.map(|sight| sight.value), grant: grant.clone() })
-            }
+            Some(grant) => lookup(ctx, *name)
+                .map(|looked_up| Row::Won { value: looked_up.map(|looked_up| looked_up.value), grant: grant.clone() }),
             None => row(ctx, *name, terms),
         };
         match next {
@@ -347,7 +346,7 @@ fn give_back(ctx: Ctx<'_>, rows: &[Row<Rc<[u8]>>]) {
     let now = mono_now();
     for row in rows {
         if let Row::Won { grant, .. } = row {
-            STATE.with(|state| state.book.give_back(grant, now));
+            STATE.with(|state| state.leases.give_back(grant, now));
         }
     }
     event_loop::schedule(ctx);
@@ -365,20 +364,20 @@ fn row(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms) -> Result<Row<Rc<[u8]>>, Erro
         info::HITS.add_one();
         return Ok(row);
     }
-    match regard(ctx, name, terms, 0)? {
-        Came::Row(row) => Ok(row),
-        Came::Parked(_) => Err(Error::Internal),
+    match lookup_or_lease(ctx, name, terms, 0)? {
+        Outcome::Row(row) => Ok(row),
+        Outcome::Blocked(_) => Err(Error::Internal),
     }
 }
 
-/// Answers a MGETSM that waited.
-fn tell_many(ctx: Ctx<'_>, argv: ArgVec<'_>, answer: &Answer) -> Result<(), Error> {
-    let granted = match answer {
-        Answer::Won(grant) => Some(grant),
-        Answer::WrongType => return Err(Error::WrongType),
-        Answer::Moved => return Err(Error::Moved),
-        Answer::Readonly => return Err(Error::Readonly),
-        Answer::Look | Answer::Value(_) | Answer::Leased { .. } | Answer::Failed(_) => None,
+/// PendingReplies a MGETSM that waited.
+fn tell_many(ctx: Ctx<'_>, argv: ArgVec<'_>, reply: &Reply) -> Result<(), Error> {
+    let granted = match reply {
+        Reply::Won(grant) => Some(grant),
+        Reply::WrongType => return Err(Error::WrongType),
+        Reply::Moved => return Err(Error::Moved),
+        Reply::Readonly => return Err(Error::Readonly),
+        Reply::Look | Reply::Value(_) | Reply::Leased { .. } | Reply::Failed(_) => None,
     };
     let (names, terms) = parse_many(argv)?;
     let rows = rows(ctx, &names, &terms, granted)?;
@@ -405,12 +404,12 @@ pub fn get(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
             _ => return Err(args.unknown()),
         }
     }
-    let row = match look(ctx, name)? {
-        Some(Sight { value, age: Age::Fresh { left_ms }, .. }) => {
+    let row = match lookup(ctx, name)? {
+        Some(Lookup { value, age: Age::Fresh { left_ms }, .. }) => {
             info::HITS.add_one();
             Row::Hit { value, left_ms }
         }
-        Some(Sight { value, age: Age::Stale { left_ms }, .. }) => {
+        Some(Lookup { value, age: Age::Stale { left_ms }, .. }) => {
             info::STALE_HITS.add_one();
             Row::Stale { value, left_ms }
         }

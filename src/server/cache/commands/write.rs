@@ -9,7 +9,7 @@ use crate::engine::time::{UnixMillis, DURATION_MS_MAX, UNIX_MS_MAX};
 use crate::server::args::{Args, Word};
 use crate::server::cache::commit;
 use crate::server::cache::commit::{Attributes, FreshUntil};
-use crate::server::cache::lookup::{look, Sight};
+use crate::server::cache::lookup::{lookup, Lookup};
 use crate::server::error::Error;
 use crate::server::ffi::context::{mono_now, unix_now, Arg, Ctx};
 use crate::server::ffi::entry_point::ArgVec;
@@ -108,7 +108,7 @@ pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let fresh = ttl.fresh_until(given.jitter_percent, now)?;
 
     let db = ctx.db();
-    resolve(ctx, db, name, given.token);
+    recheck(ctx, db, name, given.token);
     let key = ctx.open_write(name);
     let held = match key.holds() {
         Holds::Entry(entry) if index::standing(db, entry) == Standing::Dead => None,
@@ -153,17 +153,17 @@ pub fn setsm(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 }
 
 /// Finds out what others have done to `name` before it is decided upon.
-fn resolve(ctx: Ctx<'_>, db: DbId, name: Arg<'_>, token: Option<Arg<'_>>) {
+fn recheck(ctx: Ctx<'_>, db: DbId, name: Arg<'_>, token: Option<Arg<'_>>) {
     match token {
-        Some(_) => event_loop::resolve_unseen(ctx, db, name.bytes()),
-        None => event_loop::resolve_doubt(ctx, db, name.bytes()),
+        Some(_) => event_loop::recheck_unseen(ctx, db, name.bytes()),
+        None => event_loop::recheck_key(ctx, db, name.bytes()),
     }
 }
 
 /// A write that comes after an invalidation of its tags: the lease ends, the next in line takes over.
 fn refuse_late(ctx: Ctx<'_>, db: DbId, name: Arg<'_>) {
     let now = mono_now();
-    STATE.with(|state| state.book.void(db, name.bytes(), now));
+    STATE.with(|state| state.leases.void(db, name.bytes(), now));
     event_loop::schedule(ctx);
     info::SETS_REFUSED.add_one();
     ctx.reply_nil();
@@ -190,30 +190,30 @@ fn fate(ctx: Ctx<'_>, name: Arg<'_>, right: Right, tags: &[Arg<'_>]) -> (Standin
 
 /// How long the regeneration took that this write ends, in milliseconds.
 fn measured_cost(db: DbId, name: Arg<'_>) -> Option<u64> {
-    if STATE.with(|state| state.book.leases() == 0) {
+    if STATE.with(|state| state.leases.leases() == 0) {
         return None;
     }
     let now = mono_now();
-    STATE.with(|state| state.book.cost_ms(db, name.bytes(), now))
+    STATE.with(|state| state.leases.cost_ms(db, name.bytes(), now))
 }
 
 fn right_to_write(db: DbId, name: Arg<'_>, token: Option<Arg<'_>>) -> Right {
     let Some(token) = token else { return Right::Any };
     let now = mono_now();
     let proved = Token::parse(token.bytes())
-        .and_then(|token| STATE.with(|state| state.book.proves(db, name.bytes(), token, now)));
+        .and_then(|token| STATE.with(|state| state.leases.proves(db, name.bytes(), token, now)));
     proved.map_or(Right::None, Right::Lease)
 }
 
 /// A value may be served under `name` now: ends its lease and answers its waiters.
 fn settle(ctx: Ctx<'_>, db: DbId, name: Arg<'_>, stale_since: Option<UnixMillis>, served: impl FnOnce() -> Served) {
-    if STATE.with(|state| state.book.is_quiet()) {
+    if STATE.with(|state| state.leases.is_quiet()) {
         return;
     }
     let now = mono_now();
     STATE.with(|state| match stale_since {
-        Some(_) => state.book.settle_stale(db, name.bytes(), now),
-        None => state.book.settle(db, name.bytes(), served, now),
+        Some(_) => state.leases.settle_stale(db, name.bytes(), now),
+        None => state.leases.settle(db, name.bytes(), served, now),
     });
     event_loop::schedule(ctx);
 }
@@ -242,10 +242,10 @@ pub fn touch(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let (db, now) = (ctx.db(), unix_now());
     // The configured jitter is for regenerated values; a caller that touches says what it means.
     let fresh = ttl.fresh_until(matches!(ttl, Ttl::Lasts(_)).then_some(0), now)?;
-    resolve(ctx, db, name, token);
-    let sight = look(ctx, name)?;
+    recheck(ctx, db, name, token);
+    let looked_up = lookup(ctx, name)?;
     let right = right_to_write(db, name, token);
-    let Some(Sight { value, meta, .. }) = sight.filter(|_| right != Right::None) else {
+    let Some(Lookup { value, meta, .. }) = looked_up.filter(|_| right != Right::None) else {
         ctx.reply_integer(0);
         return Ok(());
     };
@@ -278,10 +278,10 @@ pub fn del(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         }
     }
     let db = ctx.db();
-    names.iter().for_each(|name| event_loop::resolve_doubt(ctx, db, name.bytes()));
+    names.iter().for_each(|name| event_loop::recheck_key(ctx, db, name.bytes()));
     let deleted = commit::delete(ctx, &names);
     let now = mono_now();
-    STATE.with(|state| names.iter().for_each(|name| state.book.void(db, name.bytes(), now)));
+    STATE.with(|state| names.iter().for_each(|name| state.leases.void(db, name.bytes(), now)));
     event_loop::schedule(ctx);
     reply_count(ctx, deleted.live);
     Ok(())

@@ -53,7 +53,7 @@ pub fn invalidate(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         }
     };
     let now = mono_now();
-    STATE.with(|state| leased.iter().for_each(|key| state.book.void(db, key, now)));
+    STATE.with(|state| leased.iter().for_each(|key| state.leases.void(db, key, now)));
     finish(ctx, &tags, count);
     Ok(())
 }
@@ -114,7 +114,7 @@ pub fn tagdel(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         return Ok(());
     }
     replicate(ctx, c"CACHE.TAGDEL", &[], &inhabited(db, &[tag]));
-    let count = TAGGING.with(|tagging| tagging.book.index_of(db).forget(tag.bytes()));
+    let count = TAGGING.with(|tagging| tagging.indexes.index_of(db).forget(tag.bytes()));
     event_loop::schedule(ctx);
     reply_count(ctx, count);
     Ok(())
@@ -128,15 +128,15 @@ fn inhabited<'a>(db: DbId, tags: &[Arg<'a>]) -> Vec<Arg<'a>> {
 /// Does `act` to each tag, numbered in one count with the leases; the keys with a lease that died.
 fn apply(db: DbId, tags: &[Arg<'_>], mut act: impl FnMut(&mut TagIndex, &[u8]) -> usize) -> Vec<Box<[u8]>> {
     for tag in tags {
-        let stamp = STATE.with(|state| state.book.stamp());
+        let stamp = STATE.with(|state| state.leases.stamp());
         TAGGING.with(|tagging| {
-            let index = tagging.book.index_of(db);
+            let index = tagging.indexes.index_of(db);
             index.advance(stamp);
             act(index, tag.bytes());
         });
     }
     TAGGING.with(|tagging| {
-        let index = tagging.book.index_of(db);
+        let index = tagging.indexes.index_of(db);
         index.struck().into_iter().filter_map(|id| index.key(id).map(Box::from)).collect()
     })
 }

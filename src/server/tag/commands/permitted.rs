@@ -39,7 +39,7 @@ pub fn invalidate(ctx: Ctx<'_>, tags: &[Arg<'_>], patterns: &Patterns) -> usize 
             count += named.len();
         }
         let (db, now) = (ctx.db(), mono_now());
-        STATE.with(|state| names.iter().for_each(|name| state.book.void(db, name.bytes(), now)));
+        STATE.with(|state| names.iter().for_each(|name| state.leases.void(db, name.bytes(), now)));
     }
     count
 }
@@ -48,7 +48,7 @@ pub fn invalidate(ctx: Ctx<'_>, tags: &[Arg<'_>], patterns: &Patterns) -> usize 
 fn kill(ctx: Ctx<'_>, entries: &[(KeyId, Box<[u8]>)]) {
     let db = ctx.db();
     TAGGING.with(|tagging| {
-        let index = tagging.book.index_of(db);
+        let index = tagging.indexes.index_of(db);
         entries.iter().for_each(|(id, _)| {
             index.kill(*id);
         });
@@ -66,7 +66,7 @@ pub fn forget(ctx: Ctx<'_>, tag: Arg<'_>, patterns: &Patterns) -> usize {
     let db = ctx.db();
     each(ctx, &[tag], patterns, |name, id| {
         let Some(key) = ctx.open_quietly(name) else { return false };
-        let had = TAGGING.with(|tagging| tagging.book.index_of(db).take(id, tag.bytes()));
+        let had = TAGGING.with(|tagging| tagging.indexes.index_of(db).take(id, tag.bytes()));
         if had {
             cache_commit::retagged(ctx, key, (c"CACHE.UNTAG", c"cache.untag"), name, &[tag]);
         }
@@ -87,14 +87,14 @@ fn each(ctx: Ctx<'_>, tags: &[Arg<'_>], patterns: &Patterns, mut act: impl FnMut
 
 /// Notes it for writes under leases that are out now, if there are any.
 fn note(ctx: Ctx<'_>, tags: &[Arg<'_>], patterns: &Patterns, standing: Standing, now: UnixMillis) {
-    if STATE.with(|state| state.book.leases()) == 0 || patterns.are_none() {
+    if STATE.with(|state| state.leases.leases()) == 0 || patterns.are_none() {
         return;
     }
     let (db, scope) = (ctx.db(), patterns.rules());
     for tag in tags {
-        let stamp = STATE.with(|state| state.book.stamp());
+        let stamp = STATE.with(|state| state.leases.stamp());
         TAGGING.with(|tagging| {
-            let index = tagging.book.index_of(db);
+            let index = tagging.indexes.index_of(db);
             index.advance(stamp);
             index.note_scoped(tag.bytes(), &scope, standing, now);
         });
@@ -108,7 +108,7 @@ fn permitted(ctx: Ctx<'_>, tags: &[Arg<'_>], patterns: &Patterns) -> Vec<KeyId> 
     }
     let db = ctx.db();
     let all = TAGGING.with(|tagging| {
-        let index = tagging.book.index(db);
+        let index = tagging.indexes.index(db);
         index.map_or_else(Vec::new, |index| index.members(tags.iter().map(|tag| tag.bytes())))
     });
     let mut found = Vec::new();
@@ -123,7 +123,7 @@ fn permitted(ctx: Ctx<'_>, tags: &[Arg<'_>], patterns: &Patterns) -> Vec<KeyId> 
 fn named(ctx: Ctx<'_>, ids: &[KeyId]) -> Vec<(KeyId, Box<[u8]>)> {
     let db = ctx.db();
     TAGGING.with(|tagging| {
-        let Some(index) = tagging.book.index(db) else { return Vec::new() };
+        let Some(index) = tagging.indexes.index(db) else { return Vec::new() };
         ids.iter().filter_map(|id| Some((*id, index.key(*id)?.into()))).collect()
     })
 }

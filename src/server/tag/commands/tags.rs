@@ -83,7 +83,7 @@ pub fn tag(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     }
     match entry.tags() {
         Some(&Tags::Indexed(id)) => TAGGING.with(|tagging| {
-            let index = tagging.book.index_of(db);
+            let index = tagging.indexes.index_of(db);
             added.iter().for_each(|tag| {
                 index.add(id, tag.bytes(), now);
             });
@@ -91,8 +91,8 @@ pub fn tag(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         _ if !added.is_empty() => {
             let names = added.iter().map(|tag| tag.bytes().into()).collect();
             entry.set_tags(Some(Tags::Carried(Carried { names, ..Carried::default() })));
-            index::enlist(db, name.bytes(), entry);
-            if STATE.with(|state| state.book.view(db, name.bytes(), mono_now()).is_some()) {
+            index::attach(db, name.bytes(), entry);
+            if STATE.with(|state| state.leases.view(db, name.bytes(), mono_now()).is_some()) {
                 index::watch_entry(&key);
             }
         }
@@ -117,7 +117,7 @@ pub fn untag(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         }
     };
     // A name that is given twice is not there the second time.
-    taken.retain(|tag| TAGGING.with(|tagging| tagging.book.index_of(db).take(id, tag.bytes())));
+    taken.retain(|tag| TAGGING.with(|tagging| tagging.indexes.index_of(db).take(id, tag.bytes())));
     if !taken.is_empty() {
         cache_commit::retagged(ctx, key, (c"CACHE.UNTAG", c"cache.untag"), name, &taken);
     }
@@ -155,7 +155,7 @@ pub fn tagkeys(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 #[must_use]
 pub fn members(db: DbId, tags: &[Arg<'_>]) -> Vec<Box<[u8]>> {
     TAGGING.with(|tagging| {
-        let Some(index) = tagging.book.index(db) else { return Vec::new() };
+        let Some(index) = tagging.indexes.index(db) else { return Vec::new() };
         match tags {
             [tag] => index.keys(tag.bytes()).map(Box::from).collect(),
             _ => {
@@ -175,7 +175,7 @@ pub fn tagscan(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let tag = tag_name(args.next("tag")?)?;
     let (cursor, walk) = Walk::parse(&mut args, Matching::No)?;
     let (next, names) = TAGGING.with(|tagging| {
-        let Some(index) = tagging.book.index(ctx.db()) else { return (0, Vec::new()) };
+        let Some(index) = tagging.indexes.index(ctx.db()) else { return (0, Vec::new()) };
         let (next, names) = index.scan(tag.bytes(), cursor, walk.count);
         (next, names.into_iter().map(Box::from).collect())
     });
@@ -211,7 +211,7 @@ pub fn taglist(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         return Err(Error::TooLong { name: "MATCH", bytes_max: PATTERN_BYTES_MAX });
     }
     let pattern = walk.pattern.map(Arg::bytes);
-    let (next, names) = TAGGING.with(|tagging| match tagging.book.index(ctx.db()) {
+    let (next, names) = TAGGING.with(|tagging| match tagging.indexes.index(ctx.db()) {
         Some(index) => list(index, cursor, walk.count, pattern),
         None => (0, Vec::new()),
     });
@@ -252,7 +252,7 @@ impl<'c> Walk<'c> {
 #[must_use]
 pub fn count(db: DbId, tags: &[Arg<'_>]) -> usize {
     TAGGING.with(|tagging| {
-        let index = tagging.book.index(db);
+        let index = tagging.indexes.index(db);
         index.map_or(0, |index| tags.iter().map(|tag| index.count(tag.bytes())).sum())
     })
 }
@@ -268,7 +268,7 @@ pub fn tagcount(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 pub fn taginfo(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let tag = tag_name(Args::new(argv).next("tag")?)?;
     let db = ctx.db();
-    let info = TAGGING.with(|tagging| tagging.book.index(db)?.info(tag.bytes()));
+    let info = TAGGING.with(|tagging| tagging.indexes.index(db)?.info(tag.bytes()));
     let number = |field: &[u8], n: Option<u64>| {
         ctx.reply_bytes(field);
         ctx.reply_unsigned(n.unwrap_or(0));
@@ -287,7 +287,7 @@ pub fn taginfo(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Answers with a number of things.
+/// PendingReplies with a number of things.
 pub fn reply_count(ctx: Ctx<'_>, count: usize) {
     ctx.reply_integer(i64::try_from(count).unwrap_or(i64::MAX));
 }

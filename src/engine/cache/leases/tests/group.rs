@@ -15,8 +15,8 @@ impl Story {
     }
 
     fn ask_key(&mut self, client: u64, key: &[u8], wait_ms: u64) -> Asked {
-        let asked = self.book.ask(0, key, caller(client, wait_ms, Bond::Free), usize::MAX, self.now);
-        self.book.validate();
+        let asked = self.leases.ask(0, key, caller(client, wait_ms, Bond::Free), usize::MAX, self.now);
+        self.leases.validate();
         asked
     }
 
@@ -28,8 +28,8 @@ impl Story {
     }
 
     fn wait_for(&mut self, client: u64, keys: &[&[u8]], wait_ms: u64) -> Option<WaiterId> {
-        let id = self.book.wait_for_all(0, keys, caller(client, wait_ms, Bond::Free), usize::MAX, self.now);
-        self.book.validate();
+        let id = self.leases.wait_for_all(0, keys, caller(client, wait_ms, Bond::Free), usize::MAX, self.now);
+        self.leases.validate();
         id
     }
 
@@ -38,13 +38,13 @@ impl Story {
     }
 
     fn settle_key(&mut self, key: &[u8]) {
-        self.book.settle(0, key, || served(b"v"), self.now);
-        self.book.validate();
+        self.leases.settle(0, key, || served(b"v"), self.now);
+        self.leases.validate();
     }
 
     fn release(&mut self, grant: &Grant) {
-        assert!(self.book.release(0, &grant.slot.key, grant.token, self.now));
-        self.book.validate();
+        assert!(self.leases.release(0, &grant.db_key.key, grant.token, self.now));
+        self.leases.validate();
     }
 }
 
@@ -54,12 +54,12 @@ fn it_looks_when_the_last_of_its_keys_is_there() {
     let group = story.group(9, &[C, A, B]);
     story.settle_key(A);
     story.settle_key(C);
-    assert_eq!(story.answers(), []);
+    assert_eq!(story.replies(), []);
     story.settle_key(B);
-    assert_eq!(story.answers(), [(group, Answer::Look)]);
-    assert!(story.book.is_idle());
-    assert_eq!(story.book.next_due(), None);
-    assert_eq!(story.book.tally.loads_avoided, 0, "what it finds is not known");
+    assert_eq!(story.replies(), [(group, Reply::Look)]);
+    assert!(story.leases.is_idle());
+    assert_eq!(story.leases.next_due(), None);
+    assert_eq!(story.leases.stats.loads_avoided, 0, "what it finds is not known");
 }
 
 #[test]
@@ -68,19 +68,19 @@ fn handed_one_lease_it_waits_for_no_other() {
     let group = story.group(9, &[A, B, C]);
     story.release(&b);
     let grant = story.handed_to(group);
-    assert_eq!(&*grant.slot.key, B);
+    assert_eq!(&*grant.db_key.key, B);
     story.settle_key(A);
-    story.book.void(0, C, story.now);
-    assert_eq!(story.answers(), [], "it left the other queues");
-    assert_eq!(story.book.leases(), 1);
+    story.leases.void(0, C, story.now);
+    assert_eq!(story.replies(), [], "it left the other queues");
+    assert_eq!(story.leases.leases(), 1);
 }
 
 #[test]
 fn it_stands_in_line_with_those_who_wait_for_one_key() {
     let (mut story, [a, ..]) = Story::with_three_leases();
-    let Asked::Parked(before) = story.ask_key(4, A, 1_000) else { panic!("4 waits") };
+    let Asked::Blocked(before) = story.ask_key(4, A, 1_000) else { panic!("4 waits") };
     let group = story.group(5, &[A, B]);
-    let Asked::Parked(after) = story.ask_key(6, A, 1_000) else { panic!("6 waits") };
+    let Asked::Blocked(after) = story.ask_key(6, A, 1_000) else { panic!("6 waits") };
     story.release(&a);
     let first = story.handed_to(before);
     story.release(&first);
@@ -98,7 +98,7 @@ fn two_with_the_same_keys_in_opposite_order_both_get_on() {
     let first = story.handed_to(one);
     story.release(&b);
     let second = story.handed_to(other);
-    assert_eq!((&*first.slot.key, &*second.slot.key), (A, B));
+    assert_eq!((&*first.db_key.key, &*second.db_key.key), (A, B));
 }
 
 #[test]
@@ -108,9 +108,9 @@ fn nobody_waits_unless_all_are_leased_to_others() {
     assert_eq!(story.wait_for(1, &[B, A], 50), None, "one is its own");
     assert_eq!(story.wait_for(9, &[A, B], 0), None);
     assert_eq!(story.wait_for(9, &[], 50), None);
-    let none = story.book.wait_for_all(0, &[A], caller(9, 50, Bond::Free), 0, story.now);
+    let none = story.leases.wait_for_all(0, &[A], caller(9, 50, Bond::Free), 0, story.now);
     assert_eq!(none, None, "too many wait");
-    assert!(story.book.waiters().is_empty());
+    assert!(story.leases.waiters().is_empty());
 }
 
 #[test]
@@ -118,10 +118,10 @@ fn a_key_given_twice_is_waited_for_once() {
     let (mut story, [a, ..]) = Story::with_three_leases();
     let group = story.group(9, &[A, B, A]);
     story.settle_key(A);
-    assert_eq!(story.answers(), []);
+    assert_eq!(story.replies(), []);
     story.settle_key(B);
-    assert_eq!(story.answers(), [(group, Answer::Look)]);
-    assert!(!story.book.holds(0, A, a.token, story.now));
+    assert_eq!(story.replies(), [(group, Reply::Look)]);
+    assert!(!story.leases.holds(0, A, a.token, story.now));
     let a = story.win_key(1, A);
     let group = story.group(9, &[A, A]);
     story.release(&a);
@@ -133,61 +133,61 @@ fn a_key_given_twice_is_waited_for_once() {
 fn its_wait_ends_with_a_look() {
     let (mut story, _) = Story::with_three_leases();
     let group = story.wait_for(9, &[A, B], 40).expect("all are leased to others");
-    assert_eq!(story.book.lease_left_ms(group, story.now), LEASE_MS);
+    assert_eq!(story.leases.lease_left_ms(group, story.now), LEASE_MS);
     story.pass(40);
-    assert_eq!(story.answers(), [(group, Answer::Look)]);
-    assert_eq!(story.book.tally.waits_timed_out, 1);
+    assert_eq!(story.replies(), [(group, Reply::Look)]);
+    assert_eq!(story.leases.stats.waits_timed_out, 1);
     story.settle_key(A);
-    story.book.void(0, B, story.now);
-    assert_eq!(story.answers(), []);
+    story.leases.void(0, B, story.now);
+    assert_eq!(story.replies(), []);
 }
 
 #[test]
 fn a_failure_of_one_key_is_no_reason_to_look_before_the_others_are_there() {
     let (mut story, [a, ..]) = Story::with_three_leases();
     let group = story.group(9, &[A, B]);
-    assert!(story.book.fail(0, A, a.token, 500, b""[..].into(), story.now));
-    story.book.validate();
-    assert_eq!(story.answers(), []);
+    assert!(story.leases.fail(0, A, a.token, 500, b""[..].into(), story.now));
+    story.leases.validate();
+    assert_eq!(story.replies(), []);
     story.settle_key(B);
-    assert_eq!(story.answers(), [(group, Answer::Look)]);
+    assert_eq!(story.replies(), [(group, Reply::Look)]);
 }
 
 #[test]
 fn a_refusal_of_one_key_refuses_the_whole() {
     let (mut story, _) = Story::with_three_leases();
     let group = story.group(9, &[A, B]);
-    let slot = Slot { db: 0, key: A.into() };
-    story.book.refuse(&slot, &Answer::WrongType);
-    story.book.validate();
-    assert_eq!(story.answers(), [(group, Answer::WrongType)]);
+    let db_key = DbKey { db: 0, key: A.into() };
+    story.leases.refuse(&db_key, &Reply::WrongType);
+    story.leases.validate();
+    assert_eq!(story.replies(), [(group, Reply::WrongType)]);
     story.group(9, &[B, C]);
-    story.book.forget_all(&Answer::Readonly);
-    story.book.validate();
-    assert_eq!(story.answers().len(), 1, "once, not once a key");
+    story.leases.forget_all(&Reply::Readonly);
+    story.leases.validate();
+    assert_eq!(story.replies().len(), 1, "once, not once a key");
 }
 
 #[test]
 fn it_leaves_all_its_queues_at_once() {
     let (mut story, [a, b, _]) = Story::with_three_leases();
     let group = story.group(9, &[A, B]);
-    assert_eq!(story.book.leave(group, story.now), None);
-    story.book.validate();
+    assert_eq!(story.leases.leave(group, story.now), None);
+    story.leases.validate();
     story.release(&a);
     story.release(&b);
-    assert_eq!(story.answers(), []);
+    assert_eq!(story.replies(), []);
 }
 
 #[test]
 fn an_heir_among_them_who_has_not_heard_looks() {
     let (mut story, [a, ..]) = Story::with_three_leases();
     let group = story.group(8, &[A, B]);
-    let Asked::Parked(single) = story.ask_key(9, A, 1_000) else { panic!("9 waits") };
+    let Asked::Blocked(single) = story.ask_key(9, A, 1_000) else { panic!("9 waits") };
     story.release(&a);
     story.settle_key(A);
-    assert_eq!(story.answers(), [(group, Answer::Look), (single, value(b"v"))]);
+    assert_eq!(story.replies(), [(group, Reply::Look), (single, value(b"v"))]);
     story.settle_key(B);
-    assert_eq!(story.answers(), []);
+    assert_eq!(story.replies(), []);
 }
 
 #[test]
@@ -197,8 +197,8 @@ fn it_goes_on_waiting_for_a_key_that_was_leased_again() {
     story.settle_key(A);
     let again = story.win_key(1, A);
     story.settle_key(B);
-    assert_eq!(story.answers(), [], "A was invalidated and is loaded again");
-    assert!(!story.book.holds(0, B, b.token, story.now));
+    assert_eq!(story.replies(), [], "A was invalidated and is loaded again");
+    assert!(!story.leases.holds(0, B, b.token, story.now));
     story.release(&again);
     story.handed_to(group);
 }
@@ -210,10 +210,10 @@ fn it_does_not_wait_for_one_who_refreshes_what_it_can_be_served() {
     let group = story.group(9, &[A, B, C]);
     story.settle_key(A);
     story.settle_key(B);
-    story.book.ask_early(0, A, asks(1), story.now).expect("nobody else refreshes");
-    assert!(matches!(story.book.ask_stale(0, B, asks(1), story.now), Asked::Won(_)));
+    story.leases.ask_early(0, A, asks(1), story.now).expect("nobody else refreshes");
+    assert!(matches!(story.leases.ask_stale(0, B, asks(1), story.now), Asked::Won(_)));
     story.settle_key(C);
-    assert_eq!(story.answers(), [(group, Answer::Look)]);
+    assert_eq!(story.replies(), [(group, Reply::Look)]);
 }
 
 #[test]
@@ -222,13 +222,13 @@ fn an_heir_who_has_not_heard_comes_even_before_an_older_one_that_waits_again() {
     let group = story.group(9, &[A, B]);
     story.settle_key(A);
     let again = story.win_key(1, A);
-    let Asked::Parked(heir) = story.ask_key(4, A, 30) else { panic!("4 waits") };
+    let Asked::Blocked(heir) = story.ask_key(4, A, 30) else { panic!("4 waits") };
     story.release(&again);
     story.settle_key(B);
-    assert_eq!(story.book.waiters().len(), 2, "the group waits for the lease that nobody has heard of");
+    assert_eq!(story.leases.waiters().len(), 2, "the group waits for the lease that nobody has delivered of");
     story.pass(30);
-    story.book.void(0, A, story.now);
-    story.book.validate();
+    story.leases.void(0, A, story.now);
+    story.leases.validate();
     let grant = story.handed_to(heir);
     story.release(&grant);
     story.handed_to(group);

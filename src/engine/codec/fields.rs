@@ -15,9 +15,9 @@ pub enum Field {
 
 /// A payload in memory.
 #[derive(Default)]
-pub struct Tape(pub VecDeque<Field>);
+pub struct Fields(pub VecDeque<Field>);
 
-impl Sink for Tape {
+impl Sink for Fields {
     fn put_unsigned(&mut self, value: u64) {
         self.0.push_back(Field::Unsigned(value));
     }
@@ -26,7 +26,7 @@ impl Sink for Tape {
     }
 }
 
-impl Source for Tape {
+impl Source for Fields {
     fn take_unsigned(&mut self) -> Option<u64> {
         match self.0.pop_front()? {
             Field::Unsigned(n) => Some(n),

@@ -1,16 +1,16 @@
 //! The book of all who wait for locks, and of what is to be done about it.
 //!
 //! The server tells it what happens (somebody asks, leaves, closes its connection; a key may have
-//! changed) and does what [`LockBook::step`] says until that says nothing more. Both sides see the
+//! changed) and does what [`Locks::step`] says until that says nothing more. Both sides see the
 //! value under the key, which only the server may touch: so the book decides on a view of it, and
 //! remembers none.
 
-use super::answer::{Answer, Answers, Granted};
 use super::bonds::Bonds;
-use super::doubt::Loss;
 use super::line::Line;
+use super::reply::{Granted, PendingReplies, Reply};
+use super::touch::Loss;
 use super::{Change, Fences, Holder, Judged, Lock, Mode, Now, Owner, Term};
-use crate::engine::id::{Bond, ClientId, DbId, Slot, WaiterId};
+use crate::engine::id::{Bond, ClientId, DbId, DbKey, WaiterId};
 use crate::engine::time::{MonoMillis, UnixMillis};
 use ahash::AHashMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,8 +62,8 @@ pub enum Asked {
         /// What to commit.
         change: Change,
     },
-    /// It waits, and its answer comes through [`LockBook::deliver_next`].
-    Parked(WaiterId),
+    /// It waits, and its answer comes through [`Locks::next_reply`].
+    Blocked(WaiterId),
     /// Others hold the lock or stand in line, and it does not wait.
     Busy,
     /// The key is held, or waited for, as something else.
@@ -76,7 +76,7 @@ pub enum Asked {
 
 /// Counts since the server started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LockTally {
+pub struct LockStats {
     /// Locks granted, with a number of their own.
     pub granted: u64,
     /// Requests answered with nil.
@@ -96,7 +96,7 @@ pub struct LineView {
 
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pub slot: Slot,
+    pub db_key: DbKey,
     pub request: Request,
     pub since: MonoMillis,
     pub deadline: MonoMillis,
@@ -105,40 +105,40 @@ pub(super) struct Waiting {
 /// Keys come first: who can be granted a lock is, before it could be told that it waited too long.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Due {
-    Look(Slot),
+    Look(DbKey),
     Wait(WaiterId),
 }
 
 /// All who wait for locks, and the numbers they are given.
 #[derive(Debug, Default)]
-pub struct LockBook {
+pub struct Locks {
     pub(super) lines: AHashMap<Rc<[u8]>, BTreeMap<DbId, Line>>,
     pub(super) waiting: AHashMap<WaiterId, Waiting>,
     pub(super) due: BTreeSet<(MonoMillis, Due)>,
     /// Keys to look at, and which of their holders may have lost them.
-    pub(super) doubted: BTreeMap<Slot, Vec<(Owner, Loss)>>,
+    pub(super) touched: BTreeMap<DbKey, Vec<(Owner, Loss)>>,
     pub(super) bonds: Bonds,
-    pub(super) answers: Answers,
+    pub(super) replies: PendingReplies,
     last_waiter: u64,
     /// The source of fencing numbers.
     pub fences: Fences,
     /// Counts for INFO.
-    pub tally: LockTally,
+    pub stats: LockStats,
 }
 
-impl LockBook {
+impl Locks {
     /// Decides for one who asks. What [`Self::step`] had to say about the key has been done. At
     /// most `waiters_max` wait at once, beyond that nobody does. O(holders + log waiters).
     pub fn ask(
         &mut self,
-        slot: (DbId, &[u8]),
+        db_key: (DbId, &[u8]),
         lock: Option<&Lock>,
         request: Request,
         (wait_ms, waiters_max): (u64, usize),
         now: Now,
     ) -> Asked {
         let judged = lock.map_or(Judged::Free, |lock| lock.judge(&request.owner, request.mode, now.unix));
-        let line = self.line(slot.0, slot.1);
+        let line = self.line(db_key.0, db_key.1);
         let waited_for = line.and_then(Line::head).and_then(|id| self.waiting.get(&id)).map(|first| first.request.mode);
         match (judged, waited_for) {
             (Judged::Same { fence, deadline }, _) => match self.number_again(fence, request.at_least, now) {
@@ -150,16 +150,16 @@ impl LockBook {
             (_, Some(mode)) if mode.clashes(request.mode) => Asked::Clash(mode),
             (Judged::Free, None) => match self.fences.next(now.unix, request.at_least) {
                 Some(fence) => {
-                    self.tally.granted += 1;
+                    self.stats.granted += 1;
                     Asked::Granted { fence, change: grant(&request, fence, now) }
                 }
                 None => Asked::Exhausted,
             },
             _ if wait_ms == 0 || self.waiting.len() >= waiters_max => {
-                self.tally.refused += 1;
+                self.stats.refused += 1;
                 Asked::Busy
             }
-            _ => Asked::Parked(self.park(slot, request, wait_ms, now)),
+            _ => Asked::Blocked(self.block(db_key, request, wait_ms, now)),
         }
     }
 
@@ -172,28 +172,28 @@ impl LockBook {
         self.fences.next(now.unix, at_least)
     }
 
-    fn park(&mut self, (db, key): (DbId, &[u8]), request: Request, wait_ms: u64, now: Now) -> WaiterId {
+    fn block(&mut self, (db, key): (DbId, &[u8]), request: Request, wait_ms: u64, now: Now) -> WaiterId {
         let key = self.lines.get_key_value(key).map_or_else(|| key.into(), |(key, _)| Rc::clone(key));
-        let slot = Slot { db, key };
+        let db_key = DbKey { db, key };
         self.last_waiter += 1;
         let (id, deadline) = (WaiterId(self.last_waiter), now.mono.after(wait_ms));
-        let line = self.lines.entry(Rc::clone(&slot.key)).or_default().entry(db).or_default();
+        let line = self.lines.entry(Rc::clone(&db_key.key)).or_default().entry(db).or_default();
         line.join(id, Owner::clone(&request.owner));
         self.due.insert((deadline, Due::Wait(id)));
         if line.look_at.is_none() {
             // Nobody has set an alarm for this key yet.
-            self.doubted.entry(slot.clone()).or_default();
+            self.touched.entry(db_key.clone()).or_default();
         }
-        self.waiting.insert(id, Waiting { slot, request, since: now.mono, deadline });
-        self.tally.waited += 1;
+        self.waiting.insert(id, Waiting { db_key, request, since: now.mono, deadline });
+        self.stats.waited += 1;
         id
     }
 
-    /// The next thing to do about `slot`, given what is `found` under it: a change to commit, after
+    /// The next thing to do about `db_key`, given what is `found` under it: a change to commit, after
     /// which to ask again with what is found then; `None` when the key is as it should be. Grants
     /// go to the oldest first.
-    pub fn step(&mut self, slot: &Slot, found: Found<'_>, now: Now) -> Option<Change> {
-        if let (Found::Lock(lock, _), Some(losses)) = (found, self.doubted.get_mut(slot)) {
+    pub fn step(&mut self, db_key: &DbKey, found: Found<'_>, now: Now) -> Option<Change> {
+        if let (Found::Lock(lock, _), Some(losses)) = (found, self.touched.get_mut(db_key)) {
             while let Some((owner, loss)) = losses.pop() {
                 if let Some(holder) =
                     lock.holders().iter().find(|holder| *holder.owner == *owner && loss.concerns(holder))
@@ -204,69 +204,75 @@ impl LockBook {
         }
         let change = match found {
             Found::WrongType => {
-                self.refuse(slot, &Answer::WrongType);
+                self.refuse(db_key, &Reply::WrongType);
                 None
             }
-            Found::Nothing => self.advance(slot, None, None, now),
+            Found::Nothing => self.advance(db_key, None, None, now),
             Found::Lock(lock, expires) => match lock.overdue(now.unix) {
                 Some(change) => Some(change),
-                None => self.advance(slot, Some(lock), expires, now),
+                None => self.advance(db_key, Some(lock), expires, now),
             },
         };
         if change.is_none() {
-            self.doubted.remove(slot);
+            self.touched.remove(db_key);
         }
         change
     }
 
     /// Grants to the head of the line if that can be, and sets the alarm if it cannot.
-    fn advance(&mut self, slot: &Slot, lock: Option<&Lock>, expires: Option<UnixMillis>, now: Now) -> Option<Change> {
+    fn advance(
+        &mut self,
+        db_key: &DbKey,
+        lock: Option<&Lock>,
+        expires: Option<UnixMillis>,
+        now: Now,
+    ) -> Option<Change> {
         loop {
-            let id = self.line(slot.db, &slot.key)?.head()?;
+            let id = self.line(db_key.db, &db_key.key)?.head()?;
             let request = self.waiting.get(&id)?.request.clone();
-            let at_least = self.highest_asked(slot, &request);
+            let at_least = self.highest_asked(db_key, &request);
             let judged = lock.map_or(Judged::Free, |lock| lock.judge(&request.owner, request.mode, now.unix));
             let numbered = match judged {
                 Judged::Busy => {
                     let end = lock.and_then(|lock| lock.next_end(now.unix));
-                    self.set_alarm(slot, [end, expires].into_iter().flatten().min(), now);
+                    self.set_alarm(db_key, [end, expires].into_iter().flatten().min(), now);
                     return None;
                 }
                 Judged::Free => self.fences.next(now.unix, at_least).map(|fence| {
-                    self.tally.granted += 1;
+                    self.stats.granted += 1;
                     (fence, grant(&request, fence, now))
                 }),
                 Judged::Same { fence, deadline } => {
                     self.number_again(fence, at_least, now).map(|fence| (fence, renew(&request, fence, deadline, now)))
                 }
                 Judged::Otherwise(held) => {
-                    self.tell(id, Answer::Otherwise(held));
+                    self.tell(id, Reply::Otherwise(held));
                     continue;
                 }
                 Judged::Clash(held) => {
-                    self.tell(id, Answer::Clash(held));
+                    self.tell(id, Reply::Clash(held));
                     continue;
                 }
             };
             match numbered {
-                Some((fence, change)) => return Some(self.tell_granted(slot, &request, fence, change, now)),
-                None => self.tell(id, Answer::Exhausted),
+                Some((fence, change)) => return Some(self.tell_granted(db_key, &request, fence, change, now)),
+                None => self.tell(id, Reply::Exhausted),
             }
         }
     }
 
     /// The highest number that any of those asks for who are granted the lock together.
-    fn highest_asked(&self, slot: &Slot, request: &Request) -> u64 {
-        let ids = self.line(slot.db, &slot.key).into_iter().flat_map(|line| line.of(&request.owner));
+    fn highest_asked(&self, db_key: &DbKey, request: &Request) -> u64 {
+        let ids = self.line(db_key.db, &db_key.key).into_iter().flat_map(|line| line.of(&request.owner));
         let same = ids.filter_map(|id| self.waiting.get(&id)).filter(|other| other.request.mode == request.mode);
         same.map(|other| other.request.at_least).max().unwrap_or(request.at_least)
     }
 
-    /// Answers all who wait as that owner in that mode. The change covers the longest of their
+    /// PendingReplies all who wait as that owner in that mode. The change covers the longest of their
     /// terms, and the last of them is the connection that holds.
-    fn tell_granted(&mut self, slot: &Slot, request: &Request, fence: u64, change: Change, now: Now) -> Change {
+    fn tell_granted(&mut self, db_key: &DbKey, request: &Request, fence: u64, change: Change, now: Now) -> Change {
         let Change::Hold { mode, mut holder } = change else { return change };
-        let line = self.line(slot.db, &slot.key);
+        let line = self.line(db_key.db, &db_key.key);
         let ids: Vec<_> = line.into_iter().flat_map(|line| line.of(&request.owner)).collect();
         let mut told = 0;
         for id in ids {
@@ -279,31 +285,31 @@ impl LockBook {
             holder.deadline = holder.deadline.max(other.term.end(now.unix));
             (holder.client, holder.bond) = (Some(other.client), other.bond);
             let granted =
-                Granted { slot: slot.clone(), owner: Owner::clone(&other.owner), client: other.client, fence };
-            self.tell(id, Answer::Granted(granted));
+                Granted { db_key: db_key.clone(), owner: Owner::clone(&other.owner), client: other.client, fence };
+            self.tell(id, Reply::Granted(granted));
         }
         holder.told_twice |= told > 1;
         Change::Hold { mode, holder }
     }
 
-    fn set_alarm(&mut self, slot: &Slot, at: Option<UnixMillis>, now: Now) {
+    fn set_alarm(&mut self, db_key: &DbKey, at: Option<UnixMillis>, now: Now) {
         let look_at = at.map(|at| now.mono.after(at.since(now.unix).max(1)));
-        let Some(line) = self.lines.get_mut(&slot.key).and_then(|dbs| dbs.get_mut(&slot.db)) else { return };
+        let Some(line) = self.lines.get_mut(&db_key.key).and_then(|dbs| dbs.get_mut(&db_key.db)) else { return };
         if line.look_at == look_at {
             return;
         }
         if let Some(before) = std::mem::replace(&mut line.look_at, look_at) {
-            self.due.remove(&(before, Due::Look(slot.clone())));
+            self.due.remove(&(before, Due::Look(db_key.clone())));
         }
         if let Some(at) = look_at {
-            self.due.insert((at, Due::Look(slot.clone())));
+            self.due.insert((at, Due::Look(db_key.clone())));
         }
     }
 
     /// Takes `id` out of its line and decides its answer.
-    fn tell(&mut self, id: WaiterId, answer: Answer) {
+    fn tell(&mut self, id: WaiterId, reply: Reply) {
         if self.withdraw(id).is_some() {
-            self.answers.push(id, answer);
+            self.replies.push(id, reply);
         }
     }
 
@@ -312,35 +318,35 @@ impl LockBook {
     fn withdraw(&mut self, id: WaiterId) -> Option<Waiting> {
         let waiting = self.waiting.remove(&id)?;
         self.due.remove(&(waiting.deadline, Due::Wait(id)));
-        let slot = &waiting.slot;
-        let dbs = self.lines.get_mut(&slot.key)?;
-        let line = dbs.get_mut(&slot.db)?;
+        let db_key = &waiting.db_key;
+        let dbs = self.lines.get_mut(&db_key.key)?;
+        let line = dbs.get_mut(&db_key.db)?;
         let was_head = line.head() == Some(id);
         line.leave(id, &waiting.request.owner);
         if line.is_empty() {
             if let Some(at) = line.look_at {
-                self.due.remove(&(at, Due::Look(slot.clone())));
+                self.due.remove(&(at, Due::Look(db_key.clone())));
             }
-            dbs.remove(&slot.db);
+            dbs.remove(&db_key.db);
             if dbs.is_empty() {
-                self.lines.remove(&slot.key);
+                self.lines.remove(&db_key.key);
             }
             if self.lines.is_empty() {
                 self.lines.shrink_to(64);
                 self.waiting.shrink_to(64);
             }
         } else if was_head {
-            self.doubted.entry(slot.clone()).or_default();
+            self.touched.entry(db_key.clone()).or_default();
         }
         Some(waiting)
     }
 
     /// A waiter leaves early: its connection closed, an operator unblocked it, or it cannot be
     /// parked. Its answer, if one had been decided; what it was granted is the caller's to give to
-    /// [`Self::unheard`]. O(log n).
-    pub fn leave(&mut self, id: WaiterId) -> Option<Answer> {
+    /// [`Self::undelivered`]. O(log n).
+    pub fn leave(&mut self, id: WaiterId) -> Option<Reply> {
         self.withdraw(id);
-        self.answers.take(id)
+        self.replies.take(id)
     }
 
     /// Does what is due at `now`, one thing a call; false if nothing is. Between two calls what
@@ -351,15 +357,15 @@ impl LockBook {
             _ => return false,
         }
         match self.due.pop_first() {
-            Some((_, Due::Look(slot))) => {
-                if let Some(line) = self.lines.get_mut(&slot.key).and_then(|dbs| dbs.get_mut(&slot.db)) {
+            Some((_, Due::Look(db_key))) => {
+                if let Some(line) = self.lines.get_mut(&db_key.key).and_then(|dbs| dbs.get_mut(&db_key.db)) {
                     line.look_at = None;
-                    self.doubted.entry(slot).or_default();
+                    self.touched.entry(db_key).or_default();
                 }
             }
             Some((_, Due::Wait(id))) => {
-                self.tally.refused += 1;
-                self.tell(id, Answer::TimedOut);
+                self.stats.refused += 1;
+                self.tell(id, Reply::TimedOut);
             }
             None => {}
         }
@@ -373,37 +379,37 @@ impl LockBook {
     }
 
     /// The next answer to deliver, and to whom.
-    pub fn deliver_next(&mut self) -> Option<(WaiterId, Answer)> {
-        self.answers.pop()
+    pub fn next_reply(&mut self) -> Option<(WaiterId, Reply)> {
+        self.replies.pop()
     }
 
-    /// Gives all who wait for `slot` the same refusal.
-    pub fn refuse(&mut self, slot: &Slot, answer: &Answer) {
-        let ids: Vec<_> = self.line(slot.db, &slot.key).into_iter().flat_map(Line::ids).collect();
+    /// Gives all who wait for `db_key` the same refusal.
+    pub fn refuse(&mut self, db_key: &DbKey, reply: &Reply) {
+        let ids: Vec<_> = self.line(db_key.db, &db_key.key).into_iter().flat_map(Line::ids).collect();
         for id in ids {
             if self.withdraw(id).is_some() {
-                self.answers.push(id, answer.clone());
+                self.replies.push(id, reply.clone());
             }
         }
     }
 
-    /// All who wait are refused with `answer`, and bonds forgotten. For a server that no longer
+    /// All who wait are refused with `reply`, and bonds forgotten. For a server that no longer
     /// decides.
-    pub fn forget_all(&mut self, answer: &Answer) {
+    pub fn forget_all(&mut self, reply: &Reply) {
         let mut ids: Vec<_> = self.waiting.keys().copied().collect();
         ids.sort_unstable();
-        ids.into_iter().for_each(|id| self.answers.push(id, answer.clone()));
+        ids.into_iter().for_each(|id| self.replies.push(id, reply.clone()));
         self.lines.clear();
         self.waiting.clear();
         self.due.clear();
-        self.doubted.clear();
+        self.touched.clear();
         self.bonds.forget(None);
     }
 
-    /// True if [`Self::deliver_next`] has something to deliver.
+    /// True if [`Self::next_reply`] has something to deliver.
     #[must_use]
-    pub fn has_answers(&self) -> bool {
-        !self.answers.is_empty()
+    pub fn has_replies(&self) -> bool {
+        !self.replies.is_empty()
     }
 
     /// How many wait.
@@ -414,12 +420,12 @@ impl LockBook {
 
     /// The keys that somebody waits for. O(keys).
     #[must_use]
-    pub fn waited_for(&self) -> Vec<Slot> {
-        let slots = |(key, dbs): (&Rc<[u8]>, &BTreeMap<DbId, Line>)| {
+    pub fn waited_for(&self) -> Vec<DbKey> {
+        let db_keys = |(key, dbs): (&Rc<[u8]>, &BTreeMap<DbId, Line>)| {
             let key = Rc::clone(key);
-            dbs.keys().map(move |db| Slot { db: *db, key: Rc::clone(&key) }).collect::<Vec<_>>()
+            dbs.keys().map(move |db| DbKey { db: *db, key: Rc::clone(&key) }).collect::<Vec<_>>()
         };
-        self.lines.iter().flat_map(slots).collect()
+        self.lines.iter().flat_map(db_keys).collect()
     }
 
     /// The line before `key`.

@@ -18,16 +18,16 @@ const ROW: usize = 256;
 
 /// One member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(super) struct Member {
     pub hash: u32,
     pub id: u32,
 }
 
-type Bucket = Vec<Mark>;
+type Bucket = Vec<Member>;
 
 /// Marks, at most one an id.
 #[derive(Debug)]
-pub(super) enum Roster {
+pub(super) enum LinearHashSet {
     Few(Bucket),
     Many(Box<Table>),
 }
@@ -40,7 +40,7 @@ pub(super) struct Table {
     len: usize,
 }
 
-impl Default for Roster {
+impl Default for LinearHashSet {
     fn default() -> Self {
         Self::Few(Vec::new())
     }
@@ -78,15 +78,15 @@ fn step(len: usize) -> usize {
     }
 }
 
-fn push(bucket: &mut Bucket, mark: Mark) {
+fn push(bucket: &mut Bucket, member: Member) {
     if bucket.len() == bucket.capacity() {
         bucket.reserve_exact(step(bucket.len()));
     }
-    bucket.push(mark);
+    bucket.push(member);
 }
 
 fn take_out(bucket: &mut Bucket, id: u32) -> bool {
-    let Some(at) = bucket.iter().position(|mark| mark.id == id) else { return false };
+    let Some(at) = bucket.iter().position(|member| member.id == id) else { return false };
     bucket.swap_remove(at);
     fit(bucket);
     true
@@ -132,10 +132,10 @@ impl Table {
     fn split(&mut self) {
         let n = self.buckets + 1;
         let Some(parent) = self.get_mut(parent_of_last(n)) else { return };
-        let goes = |mark: &Mark| bucket_of(mark.hash, n) == n - 1;
-        let mut child = Bucket::with_capacity(parent.iter().filter(|mark| goes(mark)).count());
+        let goes = |member: &Member| bucket_of(member.hash, n) == n - 1;
+        let mut child = Bucket::with_capacity(parent.iter().filter(|member| goes(member)).count());
         child.extend(parent.iter().copied().filter(goes));
-        parent.retain(|mark| !goes(mark));
+        parent.retain(|member| !goes(member));
         fit(parent);
         self.push_bucket(child);
     }
@@ -152,10 +152,10 @@ impl Table {
         }
     }
 
-    fn insert(&mut self, mark: Mark) {
-        let at = bucket_of(mark.hash, self.buckets);
+    fn insert(&mut self, member: Member) {
+        let at = bucket_of(member.hash, self.buckets);
         if let Some(bucket) = self.get_mut(at) {
-            push(bucket, mark);
+            push(bucket, member);
             self.len += 1;
         }
         if self.len > self.buckets * LOAD {
@@ -164,9 +164,9 @@ impl Table {
         self.trim();
     }
 
-    fn remove(&mut self, mark: Mark) -> bool {
-        let at = bucket_of(mark.hash, self.buckets);
-        if !self.get_mut(at).is_some_and(|bucket| take_out(bucket, mark.id)) {
+    fn remove(&mut self, member: Member) -> bool {
+        let at = bucket_of(member.hash, self.buckets);
+        if !self.get_mut(at).is_some_and(|bucket| take_out(bucket, member.id)) {
             return false;
         }
         self.len -= 1;
@@ -185,7 +185,7 @@ impl Table {
     }
 }
 
-impl Roster {
+impl LinearHashSet {
     pub fn len(&self) -> usize {
         match self {
             Self::Few(bucket) => bucket.len(),
@@ -197,27 +197,27 @@ impl Roster {
         self.len() == 0
     }
 
-    /// Adds `mark`, whose id must not be there yet. O(1).
-    pub fn insert(&mut self, mark: Mark) {
+    /// Adds `member`, whose id must not be there yet. O(1).
+    pub fn insert(&mut self, member: Member) {
         match self {
-            Self::Few(bucket) if bucket.len() < LOAD => push(bucket, mark),
+            Self::Few(bucket) if bucket.len() < LOAD => push(bucket, member),
             Self::Few(bucket) => {
                 let mut table = Table { len: bucket.len(), ..Table::default() };
                 table.push_bucket(std::mem::take(bucket));
-                table.insert(mark);
+                table.insert(member);
                 *self = Self::Many(Box::new(table));
                 self.settle();
             }
-            Self::Many(table) => table.insert(mark),
+            Self::Many(table) => table.insert(member),
         }
     }
 
-    /// Takes out `mark`; false if it is not there. O(1).
-    pub fn remove(&mut self, mark: Mark) -> bool {
+    /// Takes out `member`; false if it is not there. O(1).
+    pub fn remove(&mut self, member: Member) -> bool {
         match self {
-            Self::Few(bucket) => take_out(bucket, mark.id),
+            Self::Few(bucket) => take_out(bucket, member.id),
             Self::Many(table) => {
-                let was_there = table.remove(mark);
+                let was_there = table.remove(member);
                 self.settle();
                 was_there
             }
@@ -230,12 +230,12 @@ impl Roster {
             Self::Few(bucket) => bucket,
             Self::Many(table) => table.get(bucket_of(hash, table.buckets))?,
         };
-        bucket.iter().find(|mark| mark.hash == hash && is_it(mark.id)).map(|mark| mark.id)
+        bucket.iter().find(|member| member.hash == hash && is_it(member.id)).map(|member| member.id)
     }
 
     /// All, in no order that lasts. The first `n` cost O(n): there are no long empty stretches in
     /// front of them while the set is drained in this order.
-    pub fn iter(&self) -> impl Iterator<Item = Mark> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = Member> + '_ {
         let (few, many) = match self {
             Self::Few(bucket) => (Some(bucket), None),
             Self::Many(table) => (None, Some(table.rows.iter().rev().flat_map(|row| row.iter().rev()))),
@@ -257,8 +257,8 @@ impl Roster {
                 Self::Few(bucket) => Some(bucket),
                 Self::Many(table) => table.get(at),
             };
-            for mark in bucket.into_iter().flatten().filter(|mark| mark.hash.reverse_bits() >= place) {
-                visit(mark.id);
+            for member in bucket.into_iter().flatten().filter(|member| member.hash.reverse_bits() >= place) {
+                visit(member.id);
             }
             worked += bucket.map_or(0, Vec::len).max(1);
             cursor = end_of(at, n);

@@ -1,4 +1,4 @@
-//! Answers that have been decided and not yet been delivered.
+//! PendingReplies that have been decided and not yet been delivered.
 //!
 //! A value may answer ten thousand waiters at once; writing to so many sockets takes the server a
 //! tenth of a second. So the decision moves the whole queue into the outbox in one step, and the
@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 /// What one who waited is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Reply {
     /// The value that was set; shared by all who are told.
     Value(Served),
     /// Nobody else regenerates any more: the waiter now holds the lease.
@@ -41,60 +41,60 @@ pub enum Answer {
 #[derive(Debug)]
 struct Batch {
     waiters: Queue,
-    answer: Answer,
+    reply: Reply,
 }
 
-/// Answers, grants and others by turns, each in the order in which they were decided.
+/// PendingReplies, grants and others by turns, each in the order in which they were decided.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub struct PendingReplies {
     grants: VecDeque<Batch>,
     others: VecDeque<Batch>,
     /// Whether a grant was the last to be told.
     granted: bool,
 }
 
-impl Outbox {
+impl PendingReplies {
     /// Decides the answer of all `waiters`. O(1), however many they are.
-    pub fn push(&mut self, waiters: Queue, answer: Answer) {
+    pub fn push(&mut self, waiters: Queue, reply: Reply) {
         if !waiters.is_empty() {
-            self.order_of(&answer).push_back(Batch { waiters, answer });
+            self.order_of(&reply).push_back(Batch { waiters, reply });
         }
     }
 
-    fn order_of(&mut self, answer: &Answer) -> &mut VecDeque<Batch> {
-        match answer {
-            Answer::Won(_) => &mut self.grants,
+    fn order_of(&mut self, reply: &Reply) -> &mut VecDeque<Batch> {
+        match reply {
+            Reply::Won(_) => &mut self.grants,
             _ => &mut self.others,
         }
     }
 
     /// Decides the answer of one waiter. Equal answers in a row share a batch, so that a thousand
-    /// waits that end together do not make a thousand batches to search in [`Outbox::take`].
-    pub fn push_one(&mut self, id: WaiterId, answer: Answer) {
-        match self.order_of(&answer).back_mut() {
-            Some(last) if last.answer == answer => {
+    /// waits that end together do not make a thousand batches to search in [`PendingReplies::take`].
+    pub fn push_one(&mut self, id: WaiterId, reply: Reply) {
+        match self.order_of(&reply).back_mut() {
+            Some(last) if last.reply == reply => {
                 last.waiters.insert(id);
             }
-            _ => self.push(Queue::from([id]), answer),
+            _ => self.push(Queue::from([id]), reply),
         }
     }
 
     /// The next to be told, oldest decision and oldest waiter first. O(log n).
-    pub fn pop(&mut self) -> Option<(WaiterId, Answer)> {
+    pub fn pop(&mut self) -> Option<(WaiterId, Reply)> {
         let grants = self.others.is_empty() || !self.granted && !self.grants.is_empty();
         let order = if grants { &mut self.grants } else { &mut self.others };
         let batch = order.front_mut()?;
         self.granted = grants;
         let id = batch.waiters.pop_first()?;
-        let answer = batch.answer.clone();
+        let reply = batch.reply.clone();
         if batch.waiters.is_empty() {
             order.pop_front();
         }
-        Some((id, answer))
+        Some((id, reply))
     }
 
     /// Takes the answer of `id` out of turn, if it has been decided. O(batches · log n).
-    pub fn take(&mut self, id: WaiterId) -> Option<Answer> {
+    pub fn take(&mut self, id: WaiterId) -> Option<Reply> {
         take_from(&mut self.grants, id).or_else(|| take_from(&mut self.others, id))
     }
 
@@ -105,28 +105,28 @@ impl Outbox {
     }
 }
 
-fn take_from(order: &mut VecDeque<Batch>, id: WaiterId) -> Option<Answer> {
+fn take_from(order: &mut VecDeque<Batch>, id: WaiterId) -> Option<Reply> {
     let at = order.iter().position(|batch| batch.waiters.contains(&id))?;
     let batch = order.get_mut(at)?;
     batch.waiters.remove(&id);
-    let answer = batch.answer.clone();
+    let reply = batch.reply.clone();
     if batch.waiters.is_empty() {
         order.remove(at);
     }
-    Some(answer)
+    Some(reply)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::cache::leases::{Serial, Token};
-    use crate::engine::id::Slot;
+    use crate::engine::id::DbKey;
     use crate::engine::time::MonoMillis;
 
-    impl Outbox {
+    impl PendingReplies {
         /// All that is undelivered.
-        pub(crate) fn iter(&self) -> impl Iterator<Item = (WaiterId, &Answer)> {
-            self.grants.iter().chain(&self.others).flat_map(|batch| batch.waiters.iter().map(|&id| (id, &batch.answer)))
+        pub(crate) fn iter(&self) -> impl Iterator<Item = (WaiterId, &Reply)> {
+            self.grants.iter().chain(&self.others).flat_map(|batch| batch.waiters.iter().map(|&id| (id, &batch.reply)))
         }
     }
 
@@ -134,63 +134,63 @@ mod tests {
         ids.iter().copied().map(WaiterId).collect()
     }
 
-    fn leased(left_ms: u64) -> Answer {
-        Answer::Leased { left_ms }
+    fn leased(left_ms: u64) -> Reply {
+        Reply::Leased { left_ms }
     }
 
-    fn drain(outbox: &mut Outbox) -> Vec<(u64, Answer)> {
-        std::iter::from_fn(|| outbox.pop()).map(|(id, answer)| (id.0, answer)).collect()
+    fn drain(pending: &mut PendingReplies) -> Vec<(u64, Reply)> {
+        std::iter::from_fn(|| pending.pop()).map(|(id, reply)| (id.0, reply)).collect()
     }
 
     #[test]
     fn the_oldest_decision_goes_first_and_in_it_the_oldest_waiter() {
-        let mut outbox = Outbox::default();
-        let value = Answer::Value(Served { value: b"v"[..].into(), fresh_until: None });
-        outbox.push(queue(&[9, 4]), value.clone());
-        outbox.push(queue(&[3]), Answer::WrongType);
-        assert_eq!(drain(&mut outbox), [(4, value.clone()), (9, value), (3, Answer::WrongType)]);
-        assert!(outbox.is_empty());
+        let mut pending = PendingReplies::default();
+        let value = Reply::Value(Served { value: b"v"[..].into(), fresh_until: None });
+        pending.push(queue(&[9, 4]), value.clone());
+        pending.push(queue(&[3]), Reply::WrongType);
+        assert_eq!(drain(&mut pending), [(4, value.clone()), (9, value), (3, Reply::WrongType)]);
+        assert!(pending.is_empty());
     }
 
     #[test]
     fn grants_and_other_answers_take_turns() {
-        let mut outbox = Outbox::default();
-        outbox.push(queue(&[1, 2, 3, 4]), leased(5));
-        let slot = Slot { db: 0, key: b"k"[..].into() };
-        let grant = Grant { serial: Serial(1), slot, token: Token(7), deadline: MonoMillis(9) };
-        outbox.push_one(WaiterId(8), Answer::Won(grant.clone()));
-        outbox.push_one(WaiterId(9), Answer::Won(Grant { serial: Serial(2), ..grant }));
-        let order: Vec<_> = drain(&mut outbox).into_iter().map(|(id, _)| id).collect();
+        let mut pending = PendingReplies::default();
+        pending.push(queue(&[1, 2, 3, 4]), leased(5));
+        let db_key = DbKey { db: 0, key: b"k"[..].into() };
+        let grant = Grant { serial: Serial(1), db_key, token: Token(7), deadline: MonoMillis(9) };
+        pending.push_one(WaiterId(8), Reply::Won(grant.clone()));
+        pending.push_one(WaiterId(9), Reply::Won(Grant { serial: Serial(2), ..grant }));
+        let order: Vec<_> = drain(&mut pending).into_iter().map(|(id, _)| id).collect();
         assert_eq!(order, [8, 1, 9, 2, 3, 4]);
     }
 
     #[test]
     fn nobody_is_no_batch() {
-        let mut outbox = Outbox::default();
-        outbox.push(Queue::new(), Answer::Readonly);
-        assert!(outbox.is_empty());
-        assert_eq!(outbox.pop(), None);
+        let mut pending = PendingReplies::default();
+        pending.push(Queue::new(), Reply::Readonly);
+        assert!(pending.is_empty());
+        assert_eq!(pending.pop(), None);
     }
 
     #[test]
     fn equal_answers_in_a_row_share_a_batch() {
-        let mut outbox = Outbox::default();
-        (1..=1_000).for_each(|id| outbox.push_one(WaiterId(id), leased(7)));
-        outbox.push_one(WaiterId(1_001), leased(8));
-        outbox.push_one(WaiterId(1_002), leased(7));
-        assert_eq!(outbox.others.len(), 3);
-        assert_eq!(drain(&mut outbox).len(), 1_002);
+        let mut pending = PendingReplies::default();
+        (1..=1_000).for_each(|id| pending.push_one(WaiterId(id), leased(7)));
+        pending.push_one(WaiterId(1_001), leased(8));
+        pending.push_one(WaiterId(1_002), leased(7));
+        assert_eq!(pending.others.len(), 3);
+        assert_eq!(drain(&mut pending).len(), 1_002);
     }
 
     #[test]
     fn an_answer_is_taken_out_of_turn_and_then_gone() {
-        let mut outbox = Outbox::default();
-        outbox.push(queue(&[1, 2, 3]), leased(5));
-        outbox.push(queue(&[4]), Answer::Moved);
-        assert_eq!(outbox.take(WaiterId(2)), Some(leased(5)));
-        assert_eq!(outbox.take(WaiterId(2)), None);
-        assert_eq!(outbox.take(WaiterId(4)), Some(Answer::Moved));
-        assert_eq!(outbox.others.len(), 1, "a batch that was taken whole leaves nothing behind");
-        assert_eq!(drain(&mut outbox), [(1, leased(5)), (3, leased(5))]);
+        let mut pending = PendingReplies::default();
+        pending.push(queue(&[1, 2, 3]), leased(5));
+        pending.push(queue(&[4]), Reply::Moved);
+        assert_eq!(pending.take(WaiterId(2)), Some(leased(5)));
+        assert_eq!(pending.take(WaiterId(2)), None);
+        assert_eq!(pending.take(WaiterId(4)), Some(Reply::Moved));
+        assert_eq!(pending.others.len(), 1, "a batch that was taken whole leaves nothing behind");
+        assert_eq!(drain(&mut pending), [(1, leased(5)), (3, leased(5))]);
     }
 }

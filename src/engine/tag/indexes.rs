@@ -1,8 +1,8 @@
 //! The indexes of all databases, and how entries come and go.
 //!
 //! An entry under a key is entered in the index of its database, where its tags are; while it is
-//! under none (it is being loaded, copied, renamed) it carries them along. [`TagBook::enlist`] and
-//! [`TagBook::delist`] bring it from one to the other.
+//! under none (it is being loaded, copied, renamed) it carries them along. [`TagIndexes::attach`] and
+//! [`TagIndexes::detach`] bring it from one to the other.
 //!
 //! Each index is of one database, so that SWAPDB exchanges two and FLUSHDB drops one; what is
 //! dropped is taken apart in slices.
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 /// All tags.
 #[derive(Debug)]
-pub struct TagBook {
+pub struct TagIndexes {
     seed: u64,
     indexes: BTreeMap<DbId, Box<TagIndex>>,
     /// Of databases that were emptied.
@@ -31,7 +31,7 @@ pub struct Doomed {
     pub entries: Vec<(KeyId, Box<[u8]>)>,
 }
 
-impl TagBook {
+impl TagIndexes {
     /// No tags; `seed` as of [`TagIndex::new`].
     #[must_use]
     pub fn new(seed: u64) -> Self {
@@ -92,7 +92,7 @@ impl TagBook {
     }
 
     /// An entry came to be under `key` of `db`: what it carries is entered. O(tags).
-    pub fn enlist(&mut self, db: DbId, key: &[u8], entry: &mut Entry, now: UnixMillis) {
+    pub fn attach(&mut self, db: DbId, key: &[u8], entry: &mut Entry, now: UnixMillis) {
         let Some(Tags::Carried(carried)) = entry.tags() else { return };
         let arrival = Arrival { standing: carried.standing, since: carried.since, bytes: entry.value().len(), now };
         let id = self.index_of(db).insert(key, carried.names.iter().map(|name| &**name), arrival);
@@ -102,7 +102,7 @@ impl TagBook {
     /// An entry is about to leave `key` of `db`: it takes along what it has there. One that the
     /// server had hidden was given up as gone, and another may have its number now: it is dead.
     /// O(tags).
-    pub fn delist(&mut self, db: DbId, key: &[u8], entry: &mut Entry) {
+    pub fn detach(&mut self, db: DbId, key: &[u8], entry: &mut Entry) {
         if let Some(&Tags::Indexed(id)) = entry.tags() {
             let is_known = self.index(db).and_then(|index| index.key(id)) == Some(key);
             let carried = if is_known { self.carried(db, entry) } else { Carried::dead() };
@@ -121,7 +121,7 @@ impl TagBook {
     }
 
     /// Takes an entry of `db` that is about to be deleted or overwritten out of the index. O(tags).
-    pub fn strike_out(&mut self, db: DbId, entry: &mut Entry) {
+    pub fn remove_entry(&mut self, db: DbId, entry: &mut Entry) {
         if let Some(Tags::Indexed(id)) = entry.set_tags(None) {
             self.index_of(db).remove(id);
         }
@@ -200,88 +200,88 @@ mod tests {
         entry
     }
 
-    fn stored(book: &mut TagBook, db: DbId, key: &[u8], tags: &[&[u8]]) -> Entry {
+    fn stored(indexes: &mut TagIndexes, db: DbId, key: &[u8], tags: &[&[u8]]) -> Entry {
         let mut entry = entry(tags);
-        book.enlist(db, key, &mut entry, NOW);
+        indexes.attach(db, key, &mut entry, NOW);
         entry
     }
 
     #[test]
     fn an_entry_that_moves_stays_what_it_was() {
-        let mut book = TagBook::new(1);
+        let mut indexes = TagIndexes::new(1);
         for (event, standing) in [(0, Standing::Live), (1, Standing::Stale), (2, Standing::Dead)] {
-            let mut entry = stored(&mut book, 0, b"k", &[b"a", b"b"]);
+            let mut entry = stored(&mut indexes, 0, b"k", &[b"a", b"b"]);
             match event {
-                1 => drop(book.index_of(0).mark_stale(b"a", UnixMillis(3))),
-                2 => drop(book.index_of(0).invalidate(b"a", NOW)),
+                1 => drop(indexes.index_of(0).mark_stale(b"a", UnixMillis(3))),
+                2 => drop(indexes.index_of(0).invalidate(b"a", NOW)),
                 _ => {}
             }
-            book.delist(0, b"k", &mut entry);
-            assert_eq!((book.standing(0, &entry), book.index_of(0).len()), (standing, 0));
-            book.enlist(5, b"other", &mut entry, NOW);
-            assert_eq!(book.standing(5, &entry), standing);
+            indexes.detach(0, b"k", &mut entry);
+            assert_eq!((indexes.standing(0, &entry), indexes.index_of(0).len()), (standing, 0));
+            indexes.attach(5, b"other", &mut entry, NOW);
+            assert_eq!(indexes.standing(5, &entry), standing);
             let since = if standing == Standing::Stale { UnixMillis(3) } else { UnixMillis(0) };
-            assert_eq!(book.stale_since(5, &entry), since);
-            assert_eq!(book.doomed(9).is_some(), standing == Standing::Dead);
-            book.strike_out(5, &mut entry);
-            assert_eq!((entry.tags(), book.index_of(5).len(), book.backlog()), (None, 0, 0));
+            assert_eq!(indexes.stale_since(5, &entry), since);
+            assert_eq!(indexes.doomed(9).is_some(), standing == Standing::Dead);
+            indexes.remove_entry(5, &mut entry);
+            assert_eq!((entry.tags(), indexes.index_of(5).len(), indexes.backlog()), (None, 0, 0));
         }
     }
 
     #[test]
     fn an_entry_that_was_given_up_takes_nothing_of_who_has_its_number_now() {
-        let mut book = TagBook::new(1);
-        let mut hidden = stored(&mut book, 0, b"hidden", &[b"t"]);
+        let mut indexes = TagIndexes::new(1);
+        let mut hidden = stored(&mut indexes, 0, b"hidden", &[b"t"]);
         let Some(&Tags::Indexed(id)) = hidden.tags() else { panic!("it is indexed") };
-        book.index_of(0).remove(id);
-        let other = stored(&mut book, 0, b"other", &[b"u"]);
+        indexes.index_of(0).remove(id);
+        let other = stored(&mut indexes, 0, b"other", &[b"u"]);
         assert_eq!(other.tags(), hidden.tags(), "the number is used again");
-        book.delist(0, b"hidden", &mut hidden);
-        assert_eq!((book.standing(0, &hidden), book.standing(0, &other)), (Standing::Dead, Standing::Live));
-        assert_eq!(book.index_of(0).count(b"u"), 1);
+        indexes.detach(0, b"hidden", &mut hidden);
+        assert_eq!((indexes.standing(0, &hidden), indexes.standing(0, &other)), (Standing::Dead, Standing::Live));
+        assert_eq!(indexes.index_of(0).count(b"u"), 1);
     }
 
     #[test]
     fn keys_that_are_dropped_by_the_slot_leave_the_others() {
-        let mut book = TagBook::new(1);
-        (0..3_000u32).for_each(|n| drop(stored(&mut book, 0, &n.to_le_bytes(), &[b"t"])));
-        book.index_of(0).invalidate(b"t", NOW);
-        (3_000..6_000u32).for_each(|n| drop(stored(&mut book, 0, &n.to_le_bytes(), &[b"t"])));
-        book.drop_some(0, |key| key.first().is_some_and(|byte| byte % 3 > 0));
-        assert_eq!(book.index_of(0).keys(b"t").count(), book.index_of(0).count(b"t"));
-        assert!(book.index_of(0).keys(b"t").all(|key| key[0].is_multiple_of(3)));
-        assert_eq!((book.index_of(0).count(b"t"), book.backlog()), (1_008, 1_008));
+        let mut indexes = TagIndexes::new(1);
+        (0..3_000u32).for_each(|n| drop(stored(&mut indexes, 0, &n.to_le_bytes(), &[b"t"])));
+        indexes.index_of(0).invalidate(b"t", NOW);
+        (3_000..6_000u32).for_each(|n| drop(stored(&mut indexes, 0, &n.to_le_bytes(), &[b"t"])));
+        indexes.drop_some(0, |key| key.first().is_some_and(|byte| byte % 3 > 0));
+        assert_eq!(indexes.index_of(0).keys(b"t").count(), indexes.index_of(0).count(b"t"));
+        assert!(indexes.index_of(0).keys(b"t").all(|key| key[0].is_multiple_of(3)));
+        assert_eq!((indexes.index_of(0).count(b"t"), indexes.backlog()), (1_008, 1_008));
     }
 
     #[test]
     fn databases_are_exchanged_and_emptied() {
-        let mut book = TagBook::new(1);
-        let entry = stored(&mut book, 0, b"k", &[b"t"]);
-        book.swap(0, 3);
-        assert_eq!((book.standing(3, &entry), book.standing(0, &entry)), (Standing::Live, Standing::Dead));
-        assert_eq!(book.index(3).map_or(0, |index| index.count(b"t")), 1);
-        stored(&mut book, 1, b"k", &[b"t"]);
-        book.drop_all(Some(3));
-        assert!(book.index(3).is_none() && book.index(1).is_some());
-        book.drop_all(None);
-        assert_eq!(book.indexes().count(), 0);
-        assert!(book.is_untidy());
-        while book.tidy(1) {}
-        assert!(book.dropped.is_empty());
+        let mut indexes = TagIndexes::new(1);
+        let entry = stored(&mut indexes, 0, b"k", &[b"t"]);
+        indexes.swap(0, 3);
+        assert_eq!((indexes.standing(3, &entry), indexes.standing(0, &entry)), (Standing::Live, Standing::Dead));
+        assert_eq!(indexes.index(3).map_or(0, |index| index.count(b"t")), 1);
+        stored(&mut indexes, 1, b"k", &[b"t"]);
+        indexes.drop_all(Some(3));
+        assert!(indexes.index(3).is_none() && indexes.index(1).is_some());
+        indexes.drop_all(None);
+        assert_eq!(indexes.indexes().count(), 0);
+        assert!(indexes.is_untidy());
+        while indexes.tidy(1) {}
+        assert!(indexes.dropped.is_empty());
     }
 
     #[test]
     fn the_dead_of_all_databases_are_found() {
-        let mut book = TagBook::new(1);
-        let mut entries = [2, 4].map(|db| (db, stored(&mut book, db, b"k", &[b"t"])));
+        let mut indexes = TagIndexes::new(1);
+        let mut entries = [2, 4].map(|db| (db, stored(&mut indexes, db, b"k", &[b"t"])));
         for (db, _) in &entries {
-            book.index_of(*db).invalidate(b"t", NOW);
+            indexes.index_of(*db).invalidate(b"t", NOW);
         }
         for (db, entry) in &mut entries {
-            let doomed = book.doomed(9).expect("there are more");
+            let doomed = indexes.doomed(9).expect("there are more");
             assert_eq!((doomed.db, &*doomed.entries[0].1), (*db, &b"k"[..]));
-            book.strike_out(*db, entry);
+            indexes.remove_entry(*db, entry);
         }
-        assert_eq!((book.doomed(9), book.backlog()), (None, 0));
+        assert_eq!((indexes.doomed(9), indexes.backlog()), (None, 0));
     }
 }

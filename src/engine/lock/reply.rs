@@ -1,10 +1,10 @@
-//! Answers to those who waited for a lock, decided and not yet delivered.
+//! PendingReplies to those who waited for a lock, decided and not yet delivered.
 //!
 //! One is taken out of turn when its connection closes, so answers are kept by waiter, beside the
 //! order in which they were decided. What that leaves in the order is skipped when its turn comes.
 
 use super::{Mode, Owner};
-use crate::engine::id::{ClientId, Slot, WaiterId};
+use crate::engine::id::{ClientId, DbKey, WaiterId};
 use ahash::AHashMap;
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Granted {
     /// Of which key.
-    pub slot: Slot,
+    pub db_key: DbKey,
     /// To whom.
     pub owner: Owner,
     /// On which connection.
@@ -23,7 +23,7 @@ pub struct Granted {
 
 /// What one who waited for a lock is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Reply {
     /// It holds the lock.
     Granted(Granted),
     /// Its wait ended first.
@@ -42,38 +42,38 @@ pub enum Answer {
     Readonly,
 }
 
-/// Answers in the order in which they were decided.
+/// PendingReplies in the order in which they were decided.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub(super) struct PendingReplies {
     order: VecDeque<WaiterId>,
-    all: AHashMap<WaiterId, Answer>,
+    all: AHashMap<WaiterId, Reply>,
 }
 
-impl Answers {
-    pub fn push(&mut self, id: WaiterId, answer: Answer) {
+impl PendingReplies {
+    pub fn push(&mut self, id: WaiterId, reply: Reply) {
         self.order.push_back(id);
-        self.all.insert(id, answer);
+        self.all.insert(id, reply);
     }
 
     /// The next to be told.
-    pub fn pop(&mut self) -> Option<(WaiterId, Answer)> {
+    pub fn pop(&mut self) -> Option<(WaiterId, Reply)> {
         while let Some(id) = self.order.pop_front() {
-            if let Some(answer) = self.take(id) {
-                return Some((id, answer));
+            if let Some(reply) = self.take(id) {
+                return Some((id, reply));
             }
         }
         None
     }
 
     /// Takes the answer of `id` out of turn.
-    pub fn take(&mut self, id: WaiterId) -> Option<Answer> {
-        let answer = self.all.remove(&id);
+    pub fn take(&mut self, id: WaiterId) -> Option<Reply> {
+        let reply = self.all.remove(&id);
         if self.all.is_empty() {
             self.order.clear();
             self.order.shrink_to(64);
             self.all.shrink_to(64);
         }
-        answer
+        reply
     }
 
     pub fn is_empty(&self) -> bool {

@@ -1,14 +1,14 @@
 //! What happens to locks outside of commands that ask for them: keys go by other hands, connections
 //! close, answers are not heard.
 //!
-//! Some of it is noticed where keys must not be touched. So it is noted, and [`LockBook::step`] says
+//! Some of it is noticed where keys must not be touched. So it is noted, and [`Locks::step`] says
 //! what follows from it once the key can be looked at: before the turn of the event loop ends, and
 //! before any command decides about the key.
 
-use super::answer::Granted;
+use super::reply::Granted;
 use super::value::Tie;
-use super::{Change, Holder, Lock, LockBook, Owner};
-use crate::engine::id::{Bond, ClientId, DbId, Slot};
+use super::{Change, Holder, Lock, Locks, Owner};
+use crate::engine::id::{Bond, ClientId, DbId, DbKey};
 use crate::engine::time::UnixMillis;
 use std::rc::Rc;
 
@@ -18,22 +18,22 @@ pub enum Loss {
     /// The connection it is bound to closed.
     Closed(ClientId),
     /// It was granted this number on that connection and did not hear of it.
-    Unheard(ClientId, u64),
+    Undelivered(ClientId, u64),
 }
 
-impl LockBook {
+impl Locks {
     /// A grant was decided and nobody heard of it: it is taken back, unless it was told elsewhere.
-    pub fn unheard(&mut self, granted: &Granted) {
-        let loss = Loss::Unheard(granted.client, granted.fence);
-        self.doubted.entry(granted.slot.clone()).or_default().push((Owner::clone(&granted.owner), loss));
+    pub fn undelivered(&mut self, granted: &Granted) {
+        let loss = Loss::Undelivered(granted.client, granted.fence);
+        self.touched.entry(granted.db_key.clone()).or_default().push((Owner::clone(&granted.owner), loss));
     }
 
     /// A connection closed: what is bound to it is to be released. True if anything is.
     pub fn disconnect(&mut self, client: ClientId) -> bool {
         let bonds = self.bonds.cut(client);
         let any = !bonds.is_empty();
-        for (slot, owner) in bonds {
-            self.doubted.entry(slot).or_default().push((owner, Loss::Closed(client)));
+        for (db_key, owner) in bonds {
+            self.touched.entry(db_key).or_default().push((owner, Loss::Closed(client)));
         }
         any
     }
@@ -47,12 +47,12 @@ impl LockBook {
         if untied.is_empty() && tied.is_none() {
             return;
         }
-        let slot = Slot { db, key: key.into() };
+        let db_key = DbKey { db, key: key.into() };
         for (client, owner) in untied {
-            self.bonds.untie(client, &slot, &owner);
+            self.bonds.untie(client, &db_key, &owner);
         }
         if let Some((client, owner)) = tied {
-            self.bonds.tie(client, slot, owner);
+            self.bonds.tie(client, db_key, owner);
         }
     }
 
@@ -78,7 +78,7 @@ impl LockBook {
     /// out of date: a server that becomes a replica forgets all bonds.
     #[must_use]
     pub fn bond(&self, db: DbId, key: &[u8], holder: &Holder) -> Bond {
-        let is_tied = |(client, owner)| self.bonds.ties(client, Slot { db, key: key.into() }, owner);
+        let is_tied = |(client, owner)| self.bonds.ties(client, DbKey { db, key: key.into() }, owner);
         if holder.tie().is_some_and(is_tied) {
             Bond::Bound
         } else {
@@ -91,68 +91,68 @@ impl LockBook {
     pub fn removed(&mut self, db: DbId, key: &[u8], lock: &mut Lock) -> bool {
         if !self.bonds.is_empty() {
             for (client, owner) in lock.holders().iter().filter_map(Holder::tie) {
-                self.bonds.untie(client, &Slot { db, key: key.into() }, &owner);
+                self.bonds.untie(client, &DbKey { db, key: key.into() }, &owner);
             }
         }
         lock.unbind();
-        self.doubt(db, key)
+        self.mark_touched(db, key)
     }
 
     /// The key may have changed. True if somebody waits for it.
-    pub fn doubt(&mut self, db: DbId, key: &[u8]) -> bool {
+    pub fn mark_touched(&mut self, db: DbId, key: &[u8]) -> bool {
         let Some((name, dbs)) = self.lines.get_key_value(key) else { return false };
         if !dbs.contains_key(&db) {
             return false;
         }
-        self.doubted.entry(Slot { db, key: Rc::clone(name) }).or_default();
+        self.touched.entry(DbKey { db, key: Rc::clone(name) }).or_default();
         true
     }
 
     /// Every key of database `only` (`None`: of all) went.
     pub fn flushed(&mut self, only: Option<DbId>) {
         self.bonds.forget(only);
-        self.doubt_all(only);
+        self.mark_all_touched(only);
     }
 
     /// The keys of two databases changed places; who waits stays where it is.
     pub fn swapped(&mut self, one: DbId, other: DbId) {
         self.bonds.swap(one, other);
-        let doubted = std::mem::take(&mut self.doubted).into_iter();
-        self.doubted = doubted.map(|(slot, losses)| (slot.swapped(one, other), losses)).collect();
-        self.doubt_all(Some(one));
-        self.doubt_all(Some(other));
+        let touched = std::mem::take(&mut self.touched).into_iter();
+        self.touched = touched.map(|(db_key, losses)| (db_key.swapped(one, other), losses)).collect();
+        self.mark_all_touched(Some(one));
+        self.mark_all_touched(Some(other));
     }
 
-    fn doubt_all(&mut self, only: Option<DbId>) {
+    fn mark_all_touched(&mut self, only: Option<DbId>) {
         for (key, dbs) in &self.lines {
             for db in dbs.keys().filter(|db| only.is_none_or(|only| only == **db)) {
-                self.doubted.entry(Slot { db: *db, key: Rc::clone(key) }).or_default();
+                self.touched.entry(DbKey { db: *db, key: Rc::clone(key) }).or_default();
             }
         }
     }
 
     /// Forgets what was noted about a key that is not this server's to decide about any more.
-    pub fn believe(&mut self, slot: &Slot) {
-        self.doubted.remove(slot);
+    pub fn forget_touched(&mut self, db_key: &DbKey) {
+        self.touched.remove(db_key);
     }
 
     /// A key about which [`Self::step`] has something to say.
     #[must_use]
-    pub fn next_doubted(&self) -> Option<Slot> {
-        self.doubted.first_key_value().map(|(slot, _)| slot.clone())
+    pub fn next_touched(&self) -> Option<DbKey> {
+        self.touched.first_key_value().map(|(db_key, _)| db_key.clone())
     }
 
     /// `key`, if [`Self::step`] has something to say about it, or somebody waits for it.
     #[must_use]
-    pub fn concerned(&self, db: DbId, key: &[u8]) -> Option<Slot> {
-        if self.lines.is_empty() && self.doubted.is_empty() {
+    pub fn concerned(&self, db: DbId, key: &[u8]) -> Option<DbKey> {
+        if self.lines.is_empty() && self.touched.is_empty() {
             return None;
         }
         if let Some((name, _)) = self.lines.get_key_value(key).filter(|(_, dbs)| dbs.contains_key(&db)) {
-            return Some(Slot { db, key: Rc::clone(name) });
+            return Some(DbKey { db, key: Rc::clone(name) });
         }
-        let slot = Slot { db, key: key.into() };
-        self.doubted.contains_key(&slot).then_some(slot)
+        let db_key = DbKey { db, key: key.into() };
+        self.touched.contains_key(&db_key).then_some(db_key)
     }
 }
 
@@ -160,7 +160,7 @@ impl Loss {
     pub(super) fn concerns(self, holder: &Holder) -> bool {
         match self {
             Self::Closed(client) => holder.client == Some(client) && holder.bond == Bond::Bound,
-            Self::Unheard(client, fence) => {
+            Self::Undelivered(client, fence) => {
                 holder.client == Some(client) && holder.fence == fence && !holder.told_twice
             }
         }

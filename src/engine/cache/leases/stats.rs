@@ -2,7 +2,7 @@
 
 /// Counts since the start of the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct LeaseStats {
     /// Leases granted, also by handing over.
     pub leases_granted: u64,
     /// Leases that ended by their deadline.
