@@ -25,8 +25,10 @@ SLOWER = 20  # times: deadlines of the harness are stretched so much
 
 # All commands, what is persisted, and what ends with its connection. Left out is what a slow server answers otherwise: tests
 # in which a lock of some milliseconds must still be held when the next command comes.
-TESTS = ["tests/commands", "tests/limits/test_limits_noise.py", "tests/locks/test_bind.py", "tests/locks/test_payloads.py"]
-TESTS += ["tests/tags/test_corners.py", "tests/persistence/test_dump_restore.py"]
+COMMANDS = [page.stem.removeprefix("cache.").replace(".", "_") for page in sorted((ROOT / "docs/commands").glob("*.*.md"))]
+TESTS = [str(path) for name in COMMANDS for path in (ROOT / "tests").glob(f"*/test_{name}.py")]
+TESTS += ["tests/limit/test_limits_noise.py", "tests/lock/test_bind.py", "tests/lock/test_payloads.py"]
+TESTS += ["tests/tag/test_corners.py", "tests/persistence/test_dump_restore.py"]
 CHOSEN = "not slow and not soak"
 
 

@@ -10,11 +10,11 @@
 //!
 //! ```text
 //! CACHE.GETSM k ── key is fresh ─────────────────────────────► value     (no table is touched)
-//!               └─ key is missing ── engine::lease::Leases
+//!               └─ key is missing ── engine::cache::leases
 //!                                      ├─ nobody regenerates ► nil       (the caller holds the lease)
-//!                                      ├─ somebody does ─────► parked    (server::blocked)
+//!                                      ├─ somebody does ─────► waits     (server::cache::wait)
 //!                                      └─ may not wait ──────► LEASED …
-//! CACHE.SETSM k v ttl ── store ── Leases::settle ── all the parked are answered, oldest first
+//! CACHE.SETSM k v ttl ── store ── Leases::settle ── all who wait are answered, oldest first
 //! ```
 //!
 //! Leases and waiters live in the engine's tables, outside the keyspace: they are never saved or

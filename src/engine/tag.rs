@@ -10,9 +10,9 @@
 //! The server keeps one index a database: SWAPDB swaps two, FLUSHDB drops one. Give all of them the
 //! same seed, and cursors outlive both.
 //!
-//! Invariants, checked by `validate` in tests: each tag of a record has it in exactly one roster:
+//! Invariants, checked by `validate` in tests: each tag of a record has it in exactly one set of members:
 //! among the doomed of the first invalidation after it was stored, else among the tag's members;
-//! nothing else is in a roster; no roster of doomed is empty; a tag is there exactly while it has
+//! nothing else is in such a set; no set of doomed is empty; a tag is there exactly while it has
 //! members, doomed or a place among the remembered.
 //!
 //! Rejected: native sets (a copy of each key name a tag, and 50 bytes a membership); a generation
@@ -333,7 +333,7 @@ impl TagIndex {
         tag.bytes += u64::from(bytes);
     }
 
-    /// Takes a key that was stored at `stored` out of the one roster of the tag that it is in.
+    /// Takes a key that was stored at `stored` out of the one set of the tag that it is in.
     fn leave(&mut self, id: u32, stored: u64, bytes: u32, member: Member) {
         let Some(tag) = self.tags.get_mut(id) else { return };
         if tag.invalidated > stored {

@@ -1,4 +1,4 @@
-//! What happens between commands: doubts are resolved, deadlines fall due, answers go out.
+//! What happens between commands: touched keys are rechecked, deadlines fall due, answers go out.
 //!
 //! One timer drives it all. It is set to the earliest deadline, or to "as soon as the events at
 //! hand are handled" while there is something to do now; with neither, there is no timer, and an
@@ -36,7 +36,7 @@ use std::cell::Cell;
 
 /// Time for each kind of work in one turn, in microseconds.
 const WORK_US: u64 = 250;
-/// Leases that a doubt about all keys reaches before the turn looks at the clock again.
+/// Leases that a touch of all keys reaches before the turn looks at the clock again.
 const SPREAD_AT_ONCE: usize = 32;
 /// How often locks and limits look whether the server still holds writes back, in milliseconds.
 pub const PAUSED_MS: u64 = 20;

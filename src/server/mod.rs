@@ -1,7 +1,8 @@
 //! The server face: thin, and the only part that touches the module API.
 //!
-//! Dependencies point one way: `commands → {args, error, keyspace, blocked, pump} → ffi`. Only this
-//! file and `ffi::load` know the [`table`] of commands.
+//! One folder for each family of commands ([`cache`], [`tag`], [`lock`], [`limit`]), all of one shape:
+//! `rows`, `commands`, `commit`, `value`, `wait`. What they share is beside them: the [`event_loop`],
+//! the delivery of replies, arguments and errors, and [`ffi`], which makes the module API safe.
 
 pub mod args;
 pub mod cache;

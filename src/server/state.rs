@@ -1,4 +1,4 @@
-//! What the module knows beside the keyspace: leases, waiters, parked connections, the timer.
+//! What the module knows beside the keyspace: leases, waiters, blocked clients, the timer.
 //!
 //! None of it is saved or replicated. It is borrowed for moments only, never across a call of the
 //! module API: the server calls back into the module from within such calls.
@@ -117,7 +117,7 @@ impl State {
         }
     }
 
-    /// When held back commands are to be doubted again.
+    /// When keys of held back commands are to be rechecked.
     #[must_use]
     pub fn next_deferred_check(&self, now: MonoMillis) -> Option<MonoMillis> {
         let holds = self.watch.as_ref().is_some_and(|(_, watch)| watch.has_deferred());

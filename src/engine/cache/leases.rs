@@ -11,7 +11,7 @@
 //! What plain commands do to a key behind our back is the business of `touch`, what its holder may
 //! do with a lease that of `holder`, and one who waits for several keys at once that of `group`.
 //!
-//! Invariants, checked by `validate` in tests: a waiter is in one queue or in the outbox, never
+//! Invariants, checked by `validate` in tests: a waiter is in one queue or in the pending replies, never
 //! both; every queue belongs to a live lease; every deadline in `due` belongs to a lease or waiter
 //! that is still there; no flight lacks a lease.
 //!
@@ -97,7 +97,7 @@ pub struct Caller {
 pub enum Asked {
     /// It holds the lease and is to regenerate.
     Won(Grant),
-    /// Somebody else does; it waits, and its answer will come through the outbox.
+    /// Somebody else does; it waits, and its answer will come through the pending replies.
     Blocked(WaiterId),
     /// Somebody else does, and it does not wait; the lease lasts `left_ms` more.
     Leased {
@@ -134,7 +134,7 @@ struct Flight {
     /// How many in the queue wait for other keys too.
     groups: usize,
     touch: Option<Touch>,
-    /// How many of the doubts about all keys are in `touch`, if they concern this one.
+    /// How many of the touches of all keys are in `touch`, if they concern this one.
     spread: u64,
 }
 
@@ -394,7 +394,7 @@ impl Leases {
     }
 
     fn close(&mut self, db: DbId, key: &[u8]) -> Option<(DbKey, Flight)> {
-        // ORDER: what is doubted of all keys passes on to the next lease on this one.
+        // ORDER: what may have happened to all keys passes on to the next lease on this one.
         self.spread_to(db, key);
         let (name, flights) = self.flights.get_key_value(key)?;
         let db_key = DbKey { db, key: Rc::clone(name) };

@@ -1,9 +1,9 @@
 //! PendingReplies that have been decided and not yet been delivered.
 //!
 //! A value may answer ten thousand waiters at once; writing to so many sockets takes the server a
-//! tenth of a second. So the decision moves the whole queue into the outbox in one step, and the
+//! tenth of a second. So the decision moves the whole queue to the pending replies in one step, and the
 //! server delivers from there a slice at a time, serving other clients in between. Each waiter is
-//! in exactly one place, a queue or the outbox, and leaves that place exactly once: that is why
+//! in exactly one place, a queue or the pending replies, and leaves that place exactly once: that is why
 //! each gets exactly one answer.
 //!
 //! A lease runs from the moment it is granted, told or not. So grants do not stand behind ten thousand

@@ -5,8 +5,8 @@
 //! for writes.
 //!
 //! A command inside MULTI is shown when it is queued and runs when EXEC comes, unseen. So
-//! [`Watch`] keeps what each connection has queued, and doubts it at EXEC. Of a transaction that
-//! began before watching did, nothing is known: its EXEC puts every lease in doubt. Redis 7.0 does
+//! [`Watch`] keeps what each connection has queued, and marks its keys as touched at EXEC. Of a transaction that
+//! began before watching did, nothing is known: its EXEC touches every key with a lease. Redis 7.0 does
 //! not say which connection sent a command; there all open transactions are taken for one, and for
 //! the first [`STRANGER_MS`] every EXEC counts as one of unknown content.
 
@@ -28,7 +28,7 @@ pub const QUEUED_KEYS_MAX: usize = 100_000;
 /// What a command that was seen does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Each of its keys is in doubt.
+    /// Each of its keys is touched.
     Keys,
     /// Every key is.
     Everything(Touch),
@@ -85,7 +85,7 @@ impl Watch {
 
     /// Takes note of a command with `effect` that `client` (`None`: the server does not say who)
     /// sent: for [`Effect::Keys`] on `keys`, else with these arguments. True if a key with a lease is
-    /// now in doubt.
+    /// now touched.
     pub fn see<'a>(
         &mut self,
         leases: &mut Leases,
@@ -272,7 +272,7 @@ impl Watch {
     }
 
     /// Touches once more what EXEC was to run, now that it has: a command of ours in the same
-    /// transaction may have resolved the doubt before the command that it was about.
+    /// transaction may have rechecked the key before the command that it was about.
     pub fn settle(&mut self, leases: &mut Leases) {
         for (key, touch) in std::mem::take(&mut self.ran) {
             leases.mark_touched(&key, touch);

@@ -342,7 +342,7 @@ impl Locks {
     }
 
     /// A waiter leaves early: its connection closed, an operator unblocked it, or it cannot be
-    /// parked. Its answer, if one had been decided; what it was granted is the caller's to give to
+    /// blocked. Its answer, if one had been decided; what it was granted is the caller's to give to
     /// [`Self::undelivered`]. O(log n).
     pub fn leave(&mut self, id: WaiterId) -> Option<Reply> {
         self.withdraw(id);

@@ -48,7 +48,7 @@ pub(super) enum Action {
     Unblock { who: usize },
     /// At most so many answers go out; of their receivers, so many in a hundred are gone.
     Deliver { most: usize, lost_percent: u32 },
-    /// The event ends: doubts are resolved, at most so many.
+    /// The event ends: touched keys are rechecked, at most so many.
     Resolve { most: usize },
     /// Time passes and no timer fires.
     Pass { ms: u64 },

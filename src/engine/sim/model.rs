@@ -1,7 +1,7 @@
 //! The contract of the lease book, written down a second time: slowly, plainly and from the other
 //! end.
 //!
-//! Where the book keeps queues, deadlines and an outbox in step with each other, the model has one
+//! Where the leases keep queues, deadlines and pending replies in step with each other, the model has one
 //! flat list of waiters and one of leases, and searches them. It predicts every decision; a
 //! [`Model`] is told of each call to the book, and [`Model::agree`] then compares all that can be
 //! seen. What the contract leaves open it learns from the book and holds it to: the numbers of

@@ -1,6 +1,6 @@
 //! A small world around a lease book: connections that ask, write, wait and die, a keyspace that
 //! plain commands change, a clock that leaps, and a server that keeps its promises to the engine
-//! (a doubt is resolved before its key is decided upon) and no others.
+//! (a touched key is rechecked before it is decided upon) and no others.
 //!
 //! Each [`Action`] is done to the book and to the [`Model`], and followed by a
 //! comparison of the two. To add a feature: an action and its weight, its method here, and what

@@ -1,6 +1,6 @@
 //! What can be asked about tags.
 //!
-//! Counts come from the rosters' lengths and may include entries that are dead by another tag and
+//! Counts come from the sets' lengths and may include entries that are dead by another tag and
 //! still among the doomed; lists look at every entry and leave those out. Names are borrowed from
 //! the index: nothing may change it before they are written to the reply.
 

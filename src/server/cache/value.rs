@@ -13,7 +13,7 @@ use std::ffi::CStr;
 
 static HANDLE: Handle = Handle::new();
 
-/// What the index holds of an entry with tags, about: a record, a place in a roster for each.
+/// What the index holds of an entry with tags, about: a record, a place in a set of members for each.
 const RECORD_BYTES: usize = 96;
 const MEMBERSHIP_BYTES: usize = 16;
 

@@ -49,7 +49,7 @@ impl BlockedClients {
     }
 }
 
-/// Parks the caller as the waiter `id`; `tell` answers it later.
+/// Blocks the caller as the waiter `id`; `tell` answers it later.
 ///
 /// # Errors
 /// [`Error::CannotWait`]; then it waits no longer.

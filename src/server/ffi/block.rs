@@ -1,6 +1,6 @@
 //! Blocked connections: how the server holds one, and how it gives it back.
 //!
-//! A connection is parked without a deadline of the server's own: on Redis 7.0 such a deadline and
+//! A client is blocked without a deadline of the server's own: on Redis 7.0 such a deadline and
 //! our answer falling into one turn lose the reply. The module keeps the deadlines and answers
 //! through [`Ctx::release`]; the timeout callback exists only so that `CLIENT UNBLOCK` works.
 
@@ -15,7 +15,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A parked connection. Used once, then gone.
+/// A blocked client. Used once, then gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Blocked(*mut raw::RedisModuleBlockedClient);
 
@@ -40,12 +40,12 @@ pub fn telling_since() -> u64 {
     TELLING_SINCE.load(Relaxed)
 }
 
-/// What a family of commands tells those it parked, and who learns what became of them.
+/// What a family of commands tells those it blocked, and who learns what became of them.
 pub trait Waits: Sized + 'static {
-    /// An operator unblocked a parked connection; what it is to be told.
+    /// An operator unblocked a blocked client; what it is to be told.
     fn unblocked(ctx: Ctx<'_>, blocked: Blocked) -> Self;
 
-    /// A parked connection closed, or the server answered it in our place. False if it is not ours
+    /// A blocked client closed, or the server answered it in our place. False if it is not ours
     /// any more because its answer has been handed to the server.
     fn disconnected(ctx: Ctx<'_>, blocked: Blocked) -> bool;
 
@@ -65,7 +65,7 @@ pub trait Tell<A>: Fn(Ctx<'_>, ArgVec<'_>, &A) -> Result<(), Error> + Copy + 'st
 impl<A, T: Fn(Ctx<'_>, ArgVec<'_>, &A) -> Result<(), Error> + Copy + 'static> Tell<A> for T {}
 
 impl Ctx<'_> {
-    /// Parks the caller, to be answered by `tell`; `None` if it cannot be parked, and then nothing
+    /// Blocks the caller, to be answered by `tell`; `None` if it cannot be blocked, and then nothing
     /// was answered. The server is not asked where it would refuse: Valkey 9 takes that for a fault of
     /// the module.
     #[must_use]
@@ -129,7 +129,7 @@ unsafe extern "C" fn reply<A: Waits, T: Tell<A>>(
     OK
 }
 
-/// `CLIENT UNBLOCK id TIMEOUT` for a connection that is still parked.
+/// `CLIENT UNBLOCK id TIMEOUT` for a connection that is still blocked.
 unsafe extern "C" fn unblock<A: Waits, T: Tell<A>>(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
@@ -147,7 +147,7 @@ unsafe extern "C" fn unblock<A: Waits, T: Tell<A>>(
     OK
 }
 
-/// The connection closed, or the server answered it in our place, while it was parked.
+/// The connection closed, or the server answered it in our place, while it was blocked.
 unsafe extern "C" fn disconnect<A: Waits>(ctx: *mut raw::RedisModuleCtx, blocked: *mut raw::RedisModuleBlockedClient) {
     let blocked = Blocked(blocked);
     if guarded(true, || A::disconnected(Ctx::new(ctx), blocked)) {

@@ -92,7 +92,7 @@ impl Situation {
         self.0 & flag as c_int != 0
     }
 
-    /// The caller cannot be parked: MULTI, a script, a function, a nested call, or a connection that has
+    /// The caller cannot be blocked: MULTI, a script, a function, a nested call, or a connection that has
     /// subscribed to a channel (Valkey 8.1 and later, RESP3).
     #[must_use]
     pub fn denies_blocking(self) -> bool {

@@ -10,7 +10,7 @@ use std::ffi::c_void;
 pub struct Timer(raw::RedisModuleTimerID);
 
 impl Ctx<'_> {
-    /// Lets the pump run in `delay_ms` milliseconds; 0: once the events at hand are handled.
+    /// Lets the event loop run in `delay_ms` milliseconds; 0: once the events at hand are handled.
     #[must_use]
     pub fn set_timer(self, delay_ms: u64) -> Timer {
         let delay_ms = i64::try_from(delay_ms).unwrap_or(i64::MAX);

@@ -11,7 +11,7 @@ use crate::server::args::{Args, Word};
 use crate::server::error::Error;
 use crate::server::ffi::context::{mono_now, Arg, Ctx};
 use crate::server::ffi::entry_point::ArgVec;
-use crate::server::limit::commit as keyspace;
+use crate::server::limit::commit;
 use crate::server::limit::commit::{Said, Which};
 use crate::server::limit::wait;
 use crate::server::limit::wait::LimitReply;
@@ -121,15 +121,13 @@ pub fn ratelimit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let ahead_ms = wait::line_ahead_ms(ctx.db(), name.bytes());
     let verdict = match (mode, ahead_ms) {
         (Mode::Take(at), _) => {
-            keyspace::take(ctx, name, said, ask.units, at)?;
+            commit::take(ctx, name, said, ask.units, at)?;
             ctx.reply_status(c"OK");
             return Ok(());
         }
-        (Mode::Peek, None) => keyspace::peek(ctx, name, &plan, ask)?,
-        (Mode::Decide(_), None) => keyspace::decide(ctx, name, said, ask)?,
-        (Mode::Peek | Mode::Decide(_), Some(ahead_ms)) => {
-            wait::behind(keyspace::peek(ctx, name, &plan, ask)?, ahead_ms)
-        }
+        (Mode::Peek, None) => commit::peek(ctx, name, &plan, ask)?,
+        (Mode::Decide(_), None) => commit::decide(ctx, name, said, ask)?,
+        (Mode::Peek | Mode::Decide(_), Some(ahead_ms)) => wait::behind(commit::peek(ctx, name, &plan, ask)?, ahead_ms),
     };
     if let (Mode::Decide(Some(wait_ms @ 1..)), 0, Some(retry_ms)) = (mode, verdict.allowed, verdict.retry_after_ms) {
         let waiting = STATE.with(|state| state.waiting());
@@ -137,7 +135,7 @@ pub fn ratelimit(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
             let db_key = DbKey { db: ctx.db(), key: name.bytes().into() };
             let since = mono_now();
             let waiter = Waiter { db_key, plan, ask, since, deadline: since.after(wait_ms) };
-            let look_ms = keyspace::look_again_ms(ctx, name, retry_ms);
+            let look_ms = commit::look_again_ms(ctx, name, retry_ms);
             return wait::block(ctx, waiter, look_ms, tell);
         }
     }
@@ -154,7 +152,7 @@ pub fn ratelimit_ro(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let name = args.next("key")?;
     let Terms { plan, ask, .. } = Terms::parse(&mut args, Form::ReadOnly)?;
-    let verdict = keyspace::peek(ctx, name, &plan, ask)?;
+    let verdict = commit::peek(ctx, name, &plan, ask)?;
     let verdict = match wait::line_ahead_ms(ctx.db(), name.bytes()) {
         Some(ahead_ms) => wait::behind(verdict, ahead_ms),
         None => verdict,
@@ -202,7 +200,7 @@ fn restore(ctx: Ctx<'_>, name: Arg<'_>, args: &mut Args<'_>) -> Result<(), Error
         return Err(args.unknown());
     }
     let limits = unpack(payload.bytes()).map_err(|_| Error::BadPayload)?;
-    keyspace::replace(ctx, name, limits)?;
+    commit::replace(ctx, name, limits)?;
     wait::wake(ctx, ctx.db(), name.bytes());
     ctx.reply_status(c"OK");
     Ok(())
@@ -222,7 +220,7 @@ pub fn refund(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
         }
     }
     let which = taken.map_or(Which::Last, |taken| Which::TakenAt(UnixMillis(taken)));
-    let given = keyspace::refund(ctx, name, units, which, at.map(UnixMillis))?;
+    let given = commit::refund(ctx, name, units, which, at.map(UnixMillis))?;
     if given > 0 {
         wait::wake(ctx, ctx.db(), name.bytes());
     }
@@ -233,7 +231,7 @@ pub fn refund(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 /// `CACHE.LIMITINFO key`
 pub fn limitinfo(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let name = Args::new(argv).next("key")?;
-    let found = keyspace::describe(ctx, name)?;
+    let found = commit::describe(ctx, name)?;
     let line = STATE.with(|state| state.limit_waits.lines.view(ctx.db(), name.bytes(), mono_now()));
     ctx.reply_map(4);
     ctx.reply_bytes(b"algorithm");

@@ -8,7 +8,7 @@ use crate::server::error::Error;
 use crate::server::ffi::context::{Arg, Ctx};
 use crate::server::ffi::entry_point::ArgVec;
 use crate::server::info;
-use crate::server::limit::commit as keyspace;
+use crate::server::limit::commit;
 use crate::server::limit::wait;
 
 /// `CL.THROTTLE key max_burst count period [quantity]`
@@ -25,9 +25,9 @@ pub fn throttle(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     let too_slow = Error::TooLate { what: "max_burst at this rate", ms_max: DURATION_MS_MAX };
     let throttle = Throttle::new(max_burst, count, period_s, quantity).ok_or(too_slow)?;
     let reply = match wait::line_ahead_ms(ctx.db(), name.bytes()) {
-        _ if quantity == 0 => keyspace::foresee_throttle(ctx, name, &throttle)?,
+        _ if quantity == 0 => commit::foresee_throttle(ctx, name, &throttle)?,
         Some(ahead_ms) => behind(ctx, name, &throttle, ahead_ms)?,
-        None => keyspace::throttle(ctx, name, &throttle)?,
+        None => commit::throttle(ctx, name, &throttle)?,
     };
     if reply.limited {
         info::LIMITS_REFUSED.add_one();
@@ -49,8 +49,8 @@ pub fn throttle(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
 
 /// Others wait for units of the key: the caller may not go before them.
 fn behind(ctx: Ctx<'_>, name: Arg<'_>, throttle: &Throttle, ahead_ms: u64) -> Result<Throttled, Error> {
-    let look = keyspace::foresee_throttle(ctx, name, &throttle.look())?;
-    let alone = keyspace::foresee_throttle(ctx, name, throttle)?;
+    let look = commit::foresee_throttle(ctx, name, &throttle.look())?;
+    let alone = commit::foresee_throttle(ctx, name, throttle)?;
     let in_line_s = ahead_ms.div_ceil(1_000).max(1);
     let retry_after_s = throttle.can_ever_fit().then(|| in_line_s.max(alone.retry_after_s.unwrap_or(0)));
     Ok(Throttled { limited: true, retry_after_s, ..look })

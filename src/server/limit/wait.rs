@@ -22,7 +22,7 @@ use crate::server::ffi::block::{Blocked, Tell, Waits};
 use crate::server::ffi::context::{mono_now, Arg, Ctx};
 use crate::server::ffi::events;
 use crate::server::ffi::filter;
-use crate::server::limit::commit as keyspace;
+use crate::server::limit::commit;
 use crate::server::state::STATE;
 use std::collections::BTreeMap;
 
@@ -105,7 +105,7 @@ pub fn line_ahead_ms(db: DbId, key: &[u8]) -> Option<u64> {
     Some(due.since(mono_now()))
 }
 
-/// Parks the caller at the end of the line before its key; `tell` answers it later. `look_ms`: when
+/// Blocks the caller at the end of the line before its key; `tell` answers it later. `look_ms`: when
 /// it is to be weighed, if it is the first.
 ///
 /// # Errors
@@ -171,8 +171,7 @@ fn take_back(ctx: Ctx<'_>, budget: &Budget) {
     while budget.allows_more() {
         let next = STATE.with(|state| state.limit_waits.returns.pop_first());
         let Some(((db_key, mark, at), units)) = next else { break };
-        let given =
-            ctx.within(db_key.db, &db_key.key, |name| keyspace::give_back(ctx, name, Taken { units, at, mark }));
+        let given = ctx.within(db_key.db, &db_key.key, |name| commit::give_back(ctx, name, Taken { units, at, mark }));
         if given {
             STATE.with(|state| state.limit_waits.lines.wake(db_key.db, &db_key.key));
         }
@@ -191,11 +190,11 @@ fn weigh(ctx: Ctx<'_>, turn: Turn, id: WaiterId, waiter: &Waiter) {
         if let Turn::Late(_) = turn {
             return (refusal(ctx, name, waiter), None);
         }
-        match (keyspace::decide_for_waiter(ctx, name, &waiter.plan, waiter.ask), turn) {
+        match (commit::decide_for_waiter(ctx, name, &waiter.plan, waiter.ask), turn) {
             (Err(_), _) => (Reply::WrongType, None),
             (Ok((verdict, taken)), _) if verdict.allowed > 0 => (Reply::Granted(verdict, taken), None),
             (Ok((verdict, _)), Turn::First(_)) => {
-                let look_ms = verdict.retry_after_ms.map(|retry_ms| keyspace::look_again_ms(ctx, name, retry_ms));
+                let look_ms = verdict.retry_after_ms.map(|retry_ms| commit::look_again_ms(ctx, name, retry_ms));
                 (Reply::Refused(verdict), look_ms)
             }
             (Ok((verdict, _)), _) => (Reply::Refused(verdict), None),
@@ -212,7 +211,7 @@ fn weigh(ctx: Ctx<'_>, turn: Turn, id: WaiterId, waiter: &Waiter) {
 /// What a waiter is told whose wait ends before its turn.
 fn refusal(ctx: Ctx<'_>, name: Arg<'_>, waiter: &Waiter) -> Reply {
     let ahead_ms = line_ahead_ms(waiter.db_key.db, name.bytes()).unwrap_or(0);
-    match keyspace::peek(ctx, name, &waiter.plan, waiter.ask) {
+    match commit::peek(ctx, name, &waiter.plan, waiter.ask) {
         Ok(verdict) => Reply::Refused(behind(verdict, ahead_ms)),
         Err(_) => Reply::WrongType,
     }

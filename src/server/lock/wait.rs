@@ -1,7 +1,7 @@
 //! Locks between commands: whoever can be granted one is, whatever freed it.
 //!
 //! The book of the engine says what is to be done about a key; here it is done, until it says
-//! nothing more. That happens within the command that frees a lock, and in the pump's turn for all
+//! nothing more. That happens within the command that frees a lock, and in the event loop for all
 //! that no command says: deadlines, connections that close, keys that go by other hands.
 //!
 //! Commands reach the book by [`open`], [`commit`] and [`block`] only, and each of them sets the timer for
@@ -173,7 +173,7 @@ pub fn promoted() {
     });
 }
 
-/// Parks the caller as the waiter `id`; `tell` answers it later.
+/// Blocks the caller as the waiter `id`; `tell` answers it later.
 ///
 /// # Errors
 /// [`Error::CannotWait`]; then it waits no longer.

@@ -2,7 +2,7 @@
 //!
 //! They are gone for every reader of the module's own already; what is left is to give their memory
 //! back, tell replicas, the AOF, client-side caches and subscribers, and let them go from the eyes of
-//! other commands. That is done in slices of `sweep-cpu-percent` of every millisecond, by the pump's
+//! other commands. That is done in slices of `sweep-cpu-percent` of every millisecond, by the event loop's
 //! timer. Only a primary sweeps: a replica hears of each deletion.
 
 use crate::engine::id::DbId;

@@ -28,7 +28,7 @@ impl Leases {
         Some(self.block(db_keys, Kind::Group, caller, now))
     }
 
-    /// Parks the caller in the queue of each of `db_keys`.
+    /// Blocks the caller in the queue of each of `db_keys`.
     pub(super) fn block(&mut self, db_keys: Vec<DbKey>, kind: Kind, caller: Caller, now: MonoMillis) -> WaiterId {
         let deadline = now.after(caller.wait_ms);
         let Caller { client, lease_ms, bond, .. } = caller;

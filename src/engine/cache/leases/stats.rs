@@ -19,9 +19,9 @@ pub struct LeaseStats {
     pub early_refreshes: u64,
     /// Leases that passed from one holder to a waiter.
     pub handovers: u64,
-    /// Callers that were parked.
+    /// Callers that waited.
     pub waits: u64,
-    /// Milliseconds they were parked, summed when they leave.
+    /// Milliseconds they waited, summed when they leave.
     pub wait_ms_total: u64,
     /// Waits that ended by their own deadline.
     pub waits_timed_out: u64,

@@ -49,7 +49,7 @@ impl Story {
         self.leases.validate();
     }
 
-    fn doubt_then_find(&mut self, touch: Touch, found: Found) {
+    fn touch_then_find(&mut self, touch: Touch, found: Found) {
         assert!(self.leases.mark_touched(KEY, touch));
         let db_key = self.leases.touched(0, KEY).expect("a touch was noted");
         assert_eq!(self.leases.next_touched().as_ref(), Some(&db_key));
@@ -277,7 +277,7 @@ fn an_invalidation_ends_the_lease_even_if_the_key_did_not_exist() {
     let mut story = Story::default();
     story.win(1);
     let second = story.block(2, 1_000);
-    story.doubt_then_find(Touch::Invalidated, Found::Nothing);
+    story.touch_then_find(Touch::Invalidated, Found::Nothing);
     story.handed_to(second);
     story.leases.void(0, KEY, story.now);
     assert!(story.leases.is_idle());
@@ -290,7 +290,7 @@ fn a_plain_write_answers_the_waiters() {
     for touch in [Touch::Appeared, Touch::Invalidated] {
         story.win(1);
         let second = story.block(2, 1_000);
-        story.doubt_then_find(touch, Found::Fresh(served(b"v")));
+        story.touch_then_find(touch, Found::Fresh(served(b"v")));
         assert_eq!(story.replies(), [(second, value(b"v"))]);
         assert_eq!(story.leases.leases(), 0);
     }
@@ -301,7 +301,7 @@ fn a_value_of_another_type_refuses_the_waiters() {
     let mut story = Story::default();
     story.win(1);
     let second = story.block(2, 1_000);
-    story.doubt_then_find(Touch::Appeared, Found::WrongType);
+    story.touch_then_find(Touch::Appeared, Found::WrongType);
     assert_eq!(story.replies(), [(second, Reply::WrongType)]);
     assert_eq!(story.leases.leases(), 0);
 }
@@ -311,7 +311,7 @@ fn a_command_that_did_nothing_leaves_the_lease_alone() {
     let mut story = Story::default();
     let grant = story.win(1);
     let second = story.block(2, 1_000);
-    story.doubt_then_find(Touch::Appeared, Found::Nothing);
+    story.touch_then_find(Touch::Appeared, Found::Nothing);
     assert_eq!(story.replies(), []);
     story.leases.give_back(&grant, story.now);
     story.handed_to(second);
@@ -322,7 +322,7 @@ fn of_two_doubts_the_invalidation_counts() {
     let mut story = Story::default();
     story.win(1);
     assert!(story.leases.mark_touched(KEY, Touch::Invalidated));
-    story.doubt_then_find(Touch::Appeared, Found::Nothing);
+    story.touch_then_find(Touch::Appeared, Found::Nothing);
     assert!(story.leases.is_idle());
 }
 

@@ -24,7 +24,7 @@ pub enum Touch {
     Invalidated,
 }
 
-/// What is doubted of all keys: a database was emptied, or a transaction ran unseen. To note that of a
+/// What may have happened to all keys: a database was emptied, or a transaction ran unseen. To note that of a
 /// million leases in one step would stop the server, so it is noted once and spread to them a few at a
 /// time. Whoever asks for one key finds it there already. A lease that is granted later does not have it.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl Touches {
         }
     }
 
-    /// What was doubted of keys of `db` after the first `seen` doubts.
+    /// What may have happened to keys of `db` after the first `seen` touches.
     pub(super) fn since(&self, seen: u64, db: DbId) -> Option<Touch> {
         let concerns = |about: &&AboutAll| about.number > seen && about.only.is_none_or(|only| only == db);
         self.pending.iter().filter(concerns).map(|about| about.touch).max()
@@ -70,7 +70,7 @@ impl Touches {
     }
 }
 
-/// What the keyspace holds when a doubt is resolved.
+/// What the keyspace holds when a touched key is rechecked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// A value that may be served.
@@ -138,7 +138,7 @@ impl Leases {
         self.looked_up_to.is_none()
     }
 
-    /// Carries what is doubted of all keys to the next `most` leases, oldest first; false if all have it.
+    /// Carries what may have happened to all keys to the next `most` leases, oldest first; false if all have it.
     pub fn spread_touches(&mut self, most: usize) -> bool {
         for _ in 0..most {
             let Some(about_all) = self.touches.pending.front_mut() else { return false };
@@ -154,7 +154,7 @@ impl Leases {
         true
     }
 
-    /// Carries what is doubted of all keys to the lease on `key`.
+    /// Carries what may have happened to all keys to the lease on `key`.
     pub(super) fn spread_to(&mut self, db: DbId, key: &[u8]) {
         if self.touches.pending.is_empty() {
             return;
@@ -169,7 +169,7 @@ impl Leases {
         }
     }
 
-    /// A key whose doubt is to be resolved, if one is known: see [`Self::spread_touches`].
+    /// A key that is to be rechecked, if one is known: see [`Self::spread_touches`].
     #[must_use]
     pub fn first_touched(&self) -> Option<DbKey> {
         self.touched.first().cloned()
@@ -193,9 +193,9 @@ impl Leases {
         Some(DbKey { db, key: Rc::clone(name) })
     }
 
-    /// Settles a doubt by what the keyspace was `found` to hold.
+    /// Settles a touch by what the keyspace was `found` to hold.
     pub fn recheck(&mut self, db_key: &DbKey, found: Found, now: MonoMillis) {
-        // What was doubted of all keys before the look at this one is resolved by it.
+        // What may have happened to all keys before the look at this one is resolved by it.
         self.spread_to(db_key.db, &db_key.key);
         self.touched.remove(db_key);
         let Some(flight) = find_mut(&mut self.flights, db_key.db, &db_key.key) else { return };
@@ -227,7 +227,7 @@ impl Leases {
         self.pending.push(queue, Reply::Look);
     }
 
-    /// Notes a doubt about one key. It outlives the lease it was noted under: what has been done to
+    /// Notes a touch of one key. It outlives the lease it was noted under: what has been done to
     /// the key since may concern the next holder too, and the others still wait for the value that
     /// may be there.
     pub fn note(&mut self, db_key: &DbKey, touch: Touch) {

@@ -50,7 +50,7 @@ impl Leases {
         })
     }
 
-    /// The key whose doubt is to be resolved next; what is doubted of all is spread until one is found.
+    /// The key that is to be rechecked next; what may have happened to all is spread until one is found.
     pub(crate) fn next_touched(&mut self) -> Option<DbKey> {
         while self.touched.is_empty() && self.spread_touches(3) {}
         self.first_touched()

@@ -30,7 +30,7 @@ impl Watched {
         Self { leases, watch: Watch::new(now), now }
     }
 
-    /// The keys in doubt after `client` sent a command on `keys`; they are resolved.
+    /// The keys touched after `client` sent a command on `keys`; they are rechecked.
     fn see(&mut self, client: Option<ClientId>, effect: Effect, keys: &[&str]) -> String {
         let keys = keys.iter().map(|key| (key.as_bytes(), Touch::Invalidated));
         let any = self.watch.see(&mut self.leases, effect, client, keys, self.now);
@@ -263,7 +263,7 @@ fn what_a_transaction_did_after_a_doubt_was_resolved_in_it_is_doubted_again() {
     watched.see(NAMED, MULTI, &[]);
     watched.see(NAMED, DEL, &["a"]);
     assert!(watched.watch.has_transactions() && !watched.watch.is_unsettled());
-    // A command of ours in the transaction resolves the doubt and is granted the next lease.
+    // A command of ours in the transaction rechecks the key and is granted the next lease.
     assert_eq!(watched.see(NAMED, Effect::Exec, &[]), "a");
     assert!(watched.watch.is_unsettled());
     watched.watch.settle(&mut watched.leases);

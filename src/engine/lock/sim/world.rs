@@ -139,7 +139,7 @@ impl World {
             112..118 => self.close(),
             118..122 => self.unblock(),
             122..150 => self.deliver(percent),
-            150..165 => self.pump(),
+            150..165 => self.run_event_loop(),
             165..185 => self.pass(percent),
             185 => {
                 self.behind_ms = self.rng.random_range(self.behind_ms..60_000);
@@ -418,7 +418,7 @@ impl World {
         }
     }
 
-    pub fn pump(&mut self) {
+    pub fn run_event_loop(&mut self) {
         loop {
             while let Some(db_key) = self.locks.next_touched() {
                 self.settle(&db_key);
@@ -445,7 +445,7 @@ impl World {
         if percent < 60 {
             let db_keys: Vec<_> = self.keyspace.0.keys().cloned().collect();
             db_keys.iter().for_each(|db_key| self.expire_natively(db_key));
-            self.pump();
+            self.run_event_loop();
         }
     }
 

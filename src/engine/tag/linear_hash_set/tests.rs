@@ -1,4 +1,4 @@
-//! A roster against a set, grown, walked and shrunk.
+//! A linear hash set against a set, grown, walked and shrunk.
 
 use super::*;
 use proptest::prelude::*;
@@ -116,7 +116,7 @@ fn a_cursor_that_was_never_given_is_harmless() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// However the roster changes between the steps of a walk, what is there all along is
+    /// However the set changes between the steps of a walk, what is there all along is
     /// returned exactly once.
     #[test]
     fn a_walk_returns_exactly_once_what_is_there_all_along(

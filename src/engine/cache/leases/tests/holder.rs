@@ -210,13 +210,13 @@ fn once_the_value_is_gone_others_wait_for_the_early_lease() {
 fn a_command_that_did_nothing_leaves_an_early_lease_alone() {
     let mut story = Story::default();
     let early = story.leases.ask_early(0, KEY, caller(1, 0, Bond::Free), story.now).expect("nobody else refreshes");
-    story.doubt_then_find(Touch::Appeared, Found::Fresh(served(b"the value that was there")));
+    story.touch_then_find(Touch::Appeared, Found::Fresh(served(b"the value that was there")));
     assert!(story.holds(&early));
-    story.doubt_then_find(Touch::Invalidated, Found::Fresh(served(b"another value")));
+    story.touch_then_find(Touch::Invalidated, Found::Fresh(served(b"another value")));
     assert_eq!(story.holds(&early), DEAD);
     story.leases.ask_early(0, KEY, caller(1, 0, Bond::Free), story.now).expect("nobody else refreshes");
     let second = story.block(2, 50);
-    story.doubt_then_find(Touch::Appeared, Found::Fresh(served(b"v")));
+    story.touch_then_find(Touch::Appeared, Found::Fresh(served(b"v")));
     assert_eq!(story.replies(), [(second, value(b"v"))], "somebody found nothing, so this did appear");
 }
 
@@ -277,9 +277,9 @@ fn a_lease_on_a_value_ends_when_that_value_goes() {
     let mut story = Story::default();
     for touch in [Touch::Appeared, Touch::Invalidated] {
         story.leases.ask_early(0, KEY, caller(1, 0, Bond::Free), story.now).expect("nobody else refreshes");
-        story.doubt_then_find(touch, Found::Nothing);
+        story.touch_then_find(touch, Found::Nothing);
         assert!(matches!(story.leases.ask_stale(0, KEY, caller(1, 0, Bond::Free), story.now), Asked::Won(_)));
-        story.doubt_then_find(touch, Found::Nothing);
+        story.touch_then_find(touch, Found::Nothing);
         assert!(story.leases.is_idle(), "{touch:?}");
     }
     assert_eq!(story.leases.stats.leases_voided, 4);
@@ -290,9 +290,9 @@ fn a_stale_value_that_takes_the_place_of_another_is_served_to_all_but_the_next_h
     let mut story = Story::default();
     story.win(1);
     let (second, third) = (story.block(2, 1_000), story.block(3, 1_000));
-    story.doubt_then_find(Touch::Appeared, Found::Stale);
+    story.touch_then_find(Touch::Appeared, Found::Stale);
     assert_eq!(story.replies(), []);
-    story.doubt_then_find(Touch::Invalidated, Found::Stale);
+    story.touch_then_find(Touch::Invalidated, Found::Stale);
     let replies = story.replies();
     assert!(matches!(&replies[0], (id, Reply::Won(_)) if *id == second), "{replies:?}");
     assert_eq!(replies[1..], [(third, Reply::Look)]);
