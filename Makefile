@@ -12,7 +12,8 @@ MODULE := target/release/libcache_guard.so
 PYTHON := .venv/bin/python
 CARGO  := source scripts/env.sh && cargo
 SERVERS ?= target/servers
-PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
+# Tests wait more than they compute: two for each core keep it busy.
+PARALLEL ?= -n $(shell echo $$((2 * $$(nproc)))) --dist loadfile
 EVERYDAY := not slow and not soak
 export SERVERS PYTEST_ARGS
 

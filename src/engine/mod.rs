@@ -18,3 +18,4 @@ pub mod lock;
 mod sim;
 pub mod tag;
 pub mod time;
+pub mod wait;

@@ -31,7 +31,7 @@ pub fn next_probe(now: MonoMillis) -> Option<MonoMillis> {
     })
 }
 
-/// PendingReplies those who wait for a key of a foreign slot, if it is time to look; as many keys each time
+/// Answers those who wait for a key of a foreign slot, if it is time to look; as many keys each time
 /// as the budget allows, until all have been looked at.
 pub fn refuse_foreign(ctx: Ctx<'_>, budget: &Budget) {
     let now = mono_now();
@@ -76,7 +76,7 @@ pub fn slots_dropped(left: &SlotRanges) {
     TAGGING.with(|tagging| tagging.indexes.drop_some(DB, |key| left.have(key)));
 }
 
-/// PendingReplies those who wait for a key of a foreign slot whose lease ends next and is over, so that none
+/// Answers those who wait for a key of a foreign slot whose lease ends next and is over, so that none
 /// of them is handed a lease that it cannot use. False if there are none.
 pub fn refuse_foreign_due(ctx: Ctx<'_>, now: MonoMillis) -> bool {
     let next = STATE.with(|state| state.in_cluster.then(|| state.leases.next_handover(now)).flatten());

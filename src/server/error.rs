@@ -98,7 +98,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// PendingReplies the caller with this error.
+    /// Answers the caller with this error.
     pub fn reply(&self, ctx: Ctx<'_>) {
         ctx.reply_error(&self.text());
     }

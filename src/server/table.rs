@@ -15,7 +15,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
 /// True if the command of that name, in lower case, sees to the leases on its keys itself.
 #[must_use]
 pub fn minds_leases(name: &[u8]) -> bool {
-    commands().any(|row| row.name.to_bytes() == name)
+    [cache::rows::COMMANDS, tag::rows::COMMANDS].into_iter().flatten().any(|row| row.name.to_bytes() == name)
 }
 
 /// One command.

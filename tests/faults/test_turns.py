@@ -76,6 +76,26 @@ def test_who_gets_a_right_is_told_before_a_crowd(server: Server, kind: str) -> N
         assert {answer.reply for answer in herd.collect(60) if answer is not None} == {b"v"}
 
 
+@pytest.mark.parametrize("kind", ["lock", "limit"])
+def test_a_grant_does_not_stand_behind_waits_that_end(server: Server, kind: str) -> None:
+    """Both keys go at once: that of the crowd becomes a string, which ends its waits, and the other one is free."""
+    counts, hold, wait, _, is_granted = WAITS[kind]
+    holder, waiter = server.raw(), server.raw()
+    with server.herd(CROWD) as herd:
+        for words in (hold, (*hold[:1], "crowded", *hold[2:])):
+            assert not is_error(holder.call(*words))
+        herd.send(*wait[:1], "crowded", *wait[2:])
+        eventually(lambda: server.stats()[counts] == CROWD, 60)
+        waiter.send_bytes(encode(*wait) + encode("INFO", "clients"))
+        eventually(lambda: server.stats()[counts] == CROWD + 1)
+        holder.pipeline([("SET", "crowded", "v"), ("DEL", "k")])
+        assert is_granted(waiter.recv())
+        info = waiter.recv().decode()
+        still_blocked = int(info.partition("blocked_clients:")[2].split()[0])
+        assert still_blocked > CROWD / 2, "the crowd was told first"
+        assert all(answer is not None and is_error(answer.reply, "WRONGTYPE") for answer in herd.collect(60))
+
+
 def in_the_first_turn(server: Server, clients: list[RawClient], *command: Any) -> Callable[[], int]:
     """Lets all of them wait; the result, called once they are answered, tells how many were so in the first turn."""
     for client in clients:

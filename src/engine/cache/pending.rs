@@ -1,4 +1,4 @@
-//! PendingReplies that have been decided and not yet been delivered.
+//! Replies that have been decided and not yet been delivered.
 //!
 //! A value may answer ten thousand waiters at once; writing to so many sockets takes the server a
 //! tenth of a second. So the decision moves the whole queue to the pending replies in one step, and the
@@ -44,7 +44,7 @@ struct Batch {
     reply: Reply,
 }
 
-/// PendingReplies, grants and others by turns, each in the order in which they were decided.
+/// Pending replies, grants and others by turns, each in the order in which they were decided.
 #[derive(Debug, Default)]
 pub struct PendingReplies {
     grants: VecDeque<Batch>,

@@ -12,8 +12,9 @@ use super::rules::{Ask, Plan, Verdict};
 use super::Mark;
 use crate::engine::id::{DbId, DbKey, WaiterId};
 use crate::engine::time::{MonoMillis, UnixMillis};
+use crate::engine::wait::{Decided, PendingReplies};
 use ahash::AHashMap;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// What a waiter waits for.
@@ -57,6 +58,13 @@ pub enum Reply {
     Moved,
 }
 
+impl Decided for (DbKey, Reply) {
+    /// Units count from the moment they are taken.
+    fn is_grant(&self) -> bool {
+        matches!(self.1, Reply::Granted(..))
+    }
+}
+
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -90,11 +98,8 @@ pub struct WaitQueues {
     due: BTreeSet<(MonoMillis, DbKey)>,
     deadlines: BTreeSet<(MonoMillis, WaiterId)>,
     waiters: AHashMap<WaiterId, Waiter>,
-    /// Answers in the order in which they were decided, and where the answer of each is.
-    told: BTreeMap<u64, (WaiterId, DbKey, Reply)>,
-    told_at: AHashMap<WaiterId, u64>,
+    pending: PendingReplies<(DbKey, Reply)>,
     last: u64,
-    last_told: u64,
 }
 
 impl WaitQueues {
@@ -192,9 +197,7 @@ impl WaitQueues {
     /// Tells `id`, which waits no longer. The next in line is weighed at once. O(log n).
     pub fn tell(&mut self, id: WaiterId, told: Reply) {
         if let Some(waiter) = self.remove(id) {
-            self.last_told += 1;
-            self.told.insert(self.last_told, (id, waiter.db_key, told));
-            self.told_at.insert(id, self.last_told);
+            self.pending.push(id, (waiter.db_key, told));
         }
     }
 
@@ -209,8 +212,7 @@ impl WaitQueues {
         if self.remove(id).is_some() {
             return None;
         }
-        let at = self.told_at.remove(&id)?;
-        self.told.remove(&at).map(|(_, db_key, told)| (db_key, told))
+        self.pending.take(id)
     }
 
     fn remove(&mut self, id: WaiterId) -> Option<Waiter> {
@@ -239,20 +241,15 @@ impl WaitQueues {
         Some(waiter)
     }
 
-    /// The next answer to deliver, in the order in which they were decided.
+    /// The next reply to deliver, and about which key.
     pub fn next_reply(&mut self) -> Option<(WaiterId, DbKey, Reply)> {
-        let (_, (id, db_key, told)) = self.told.pop_first()?;
-        self.told_at.remove(&id);
-        if self.told.is_empty() {
-            self.told_at.shrink_to_fit();
-        }
-        Some((id, db_key, told))
+        self.pending.pop().map(|(id, (db_key, told))| (id, db_key, told))
     }
 
     /// True if answers are on their way.
     #[must_use]
     pub fn has_replies(&self) -> bool {
-        !self.told.is_empty()
+        !self.pending.is_empty()
     }
 
     /// When the first of a line is to be weighed next.

@@ -7,11 +7,12 @@
 
 use super::bonds::Bonds;
 use super::line::Line;
-use super::reply::{Granted, PendingReplies, Reply};
+use super::reply::{Granted, Reply};
 use super::touch::Loss;
 use super::{Change, Fences, Holder, Judged, Lock, Mode, Now, Owner, Term};
 use crate::engine::id::{Bond, ClientId, DbId, DbKey, WaiterId};
 use crate::engine::time::{MonoMillis, UnixMillis};
+use crate::engine::wait::PendingReplies;
 use ahash::AHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -118,7 +119,7 @@ pub struct Locks {
     /// Keys to look at, and which of their holders may have lost them.
     pub(super) touched: BTreeMap<DbKey, Vec<(Owner, Loss)>>,
     pub(super) bonds: Bonds,
-    pub(super) replies: PendingReplies,
+    pub(super) replies: PendingReplies<Reply>,
     last_waiter: u64,
     /// The source of fencing numbers.
     pub fences: Fences,
@@ -268,7 +269,7 @@ impl Locks {
         same.map(|other| other.request.at_least).max().unwrap_or(request.at_least)
     }
 
-    /// PendingReplies all who wait as that owner in that mode. The change covers the longest of their
+    /// Answers all who wait as that owner in that mode. The change covers the longest of their
     /// terms, and the last of them is the connection that holds.
     fn tell_granted(&mut self, db_key: &DbKey, request: &Request, fence: u64, change: Change, now: Now) -> Change {
         let Change::Hold { mode, mut holder } = change else { return change };

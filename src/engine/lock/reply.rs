@@ -1,12 +1,8 @@
-//! PendingReplies to those who waited for a lock, decided and not yet delivered.
-//!
-//! One is taken out of turn when its connection closes, so answers are kept by waiter, beside the
-//! order in which they were decided. What that leaves in the order is skipped when its turn comes.
+//! What a caller that waited for a lock is told.
 
 use super::{Mode, Owner};
-use crate::engine::id::{ClientId, DbKey, WaiterId};
-use ahash::AHashMap;
-use std::collections::VecDeque;
+use crate::engine::id::{ClientId, DbKey};
+use crate::engine::wait::Decided;
 
 /// A grant, as the server needs it to tell it or to take it back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,46 +38,9 @@ pub enum Reply {
     Readonly,
 }
 
-/// PendingReplies in the order in which they were decided.
-#[derive(Debug, Default)]
-pub(super) struct PendingReplies {
-    order: VecDeque<WaiterId>,
-    all: AHashMap<WaiterId, Reply>,
-}
-
-impl PendingReplies {
-    pub fn push(&mut self, id: WaiterId, reply: Reply) {
-        self.order.push_back(id);
-        self.all.insert(id, reply);
-    }
-
-    /// The next to be told.
-    pub fn pop(&mut self) -> Option<(WaiterId, Reply)> {
-        while let Some(id) = self.order.pop_front() {
-            if let Some(reply) = self.take(id) {
-                return Some((id, reply));
-            }
-        }
-        None
-    }
-
-    /// Takes the answer of `id` out of turn.
-    pub fn take(&mut self, id: WaiterId) -> Option<Reply> {
-        let reply = self.all.remove(&id);
-        if self.all.is_empty() {
-            self.order.clear();
-            self.order.shrink_to(64);
-            self.all.shrink_to(64);
-        }
-        reply
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    #[cfg(test)]
-    pub fn ids(&self) -> impl Iterator<Item = WaiterId> + '_ {
-        self.all.keys().copied()
+impl Decided for Reply {
+    /// A lock is held from the moment it is granted.
+    fn is_grant(&self) -> bool {
+        matches!(self, Self::Granted(_))
     }
 }

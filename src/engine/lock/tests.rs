@@ -141,7 +141,7 @@ fn an_owner_that_waits_twice_is_granted_once_and_told_twice() {
     let [(_, Reply::Granted(first)), _] = &replies[..] else { panic!() };
     desk.locks.undelivered(first);
     desk.settle();
-    assert_eq!(desk.holders(), ["me"], "the other connection has delivered of it");
+    assert_eq!(desk.holders(), ["me"], "the other connection has heard of it");
 }
 
 #[test]

@@ -50,6 +50,6 @@ impl Locks {
         }
         assert_eq!(placed.len(), self.waiting.len(), "somebody waits nowhere");
         assert_eq!(due, self.due, "deadlines");
-        assert!(self.replies.ids().all(|id| !placed.contains(&id)), "one who waits has an reply");
+        assert!(self.replies.ids().all(|id| !placed.contains(&id)), "one who waits has a reply");
     }
 }

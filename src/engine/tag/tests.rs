@@ -335,7 +335,7 @@ fn a_number_that_is_used_again_is_not_confused_with_the_dead() {
     index.invalidate(b"t", NOW);
     index.remove(dead);
     let new = insert(&mut index, b"new", &[b"t"]);
-    assert_eq!(new, dead, "the db_key is used again");
+    assert_eq!(new, dead, "the slot is used again");
     assert_eq!(index.doomed(10), [other]);
     assert_eq!(index.standing(new), Standing::Live);
 }

@@ -80,7 +80,7 @@ impl TagIndex {
             }
             self.validate_tag(id);
         }
-        assert!(placed.is_empty(), "a membership in no members");
+        assert!(placed.is_empty(), "a membership in no set");
         assert_eq!(self.backlog, self.doomed.values().map(LinearHashSet::len).sum::<usize>(), "backlog");
         let inhabited = self.tags.iter().filter(|(_, tag)| !tag.is_forgotten && !tag.members.is_empty());
         assert_eq!(self.inhabited, inhabited.count(), "tags with members");
@@ -111,7 +111,7 @@ impl TagIndex {
 
 fn assert_same(members: &LinearHashSet, marks: Option<Vec<Member>>, what: &str) {
     members.validate();
-    let mut marks = marks.unwrap_or_else(|| panic!("a members of {what} that nobody belongs in"));
+    let mut marks = marks.unwrap_or_else(|| panic!("a set of {what} that nobody belongs in"));
     let mut found: Vec<_> = members.iter().collect();
     marks.sort_by_key(|member| member.id);
     found.sort_by_key(|member| member.id);

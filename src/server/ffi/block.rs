@@ -59,7 +59,7 @@ pub trait Waits: Sized + 'static {
     }
 }
 
-/// PendingReplies a connection that waited, in the form its command asked for.
+/// Answers a connection that waited, in the form its command asked for.
 pub trait Tell<A>: Fn(Ctx<'_>, ArgVec<'_>, &A) -> Result<(), Error> + Copy + 'static {}
 
 impl<A, T: Fn(Ctx<'_>, ArgVec<'_>, &A) -> Result<(), Error> + Copy + 'static> Tell<A> for T {}

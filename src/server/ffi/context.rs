@@ -208,35 +208,35 @@ impl<'c> Ctx<'c> {
         call!(RedisModule_Log(self.raw, level.as_ptr(), c"%s".as_ptr(), text.as_ptr()));
     }
 
-    /// PendingReplies with a byte string.
+    /// Answers with a byte string.
     #[inline]
     pub fn reply_bytes(self, bytes: &[u8]) {
         REPLIED.store(bytes_replied() + bytes.len() as u64 + PER_STRING, Relaxed);
         call!(RedisModule_ReplyWithStringBuffer(self.raw, bytes.as_ptr().cast(), bytes.len()));
     }
 
-    /// PendingReplies with a status such as `OK`.
+    /// Answers with a status such as `OK`.
     pub fn reply_status(self, status: &'static CStr) {
         call!(RedisModule_ReplyWithSimpleString(self.raw, status.as_ptr()));
     }
 
-    /// PendingReplies with nil, in the form of the caller's protocol.
+    /// Answers with nil, in the form of the caller's protocol.
     pub fn reply_nil(self) {
         call!(RedisModule_ReplyWithNull(self.raw));
     }
 
-    /// PendingReplies with an error; `text` begins with its code.
+    /// Answers with an error; `text` begins with its code.
     pub fn reply_error(self, text: &str) {
         let text = CString::new(text.replace(['\0', '\r', '\n'], " ")).unwrap_or_default();
         call!(RedisModule_ReplyWithError(self.raw, text.as_ptr()));
     }
 
-    /// PendingReplies with an integer.
+    /// Answers with an integer.
     pub fn reply_integer(self, n: i64) {
         call!(RedisModule_ReplyWithLongLong(self.raw, n));
     }
 
-    /// PendingReplies with a number that may exceed an integer's range, and then is told as digits.
+    /// Answers with a number that may exceed an integer's range, and then is told as digits.
     pub fn reply_unsigned(self, n: u64) {
         match i64::try_from(n) {
             Ok(n) => self.reply_integer(n),

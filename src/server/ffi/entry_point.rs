@@ -81,7 +81,7 @@ pub(super) fn function<F: Copy + 'static>() -> F {
     unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 
-/// PendingReplies a command under the guard; every path answers exactly once.
+/// Answers a command under the guard; every path answers exactly once.
 ///
 /// # Safety
 /// `argv[..argc]` are the arguments of the command.

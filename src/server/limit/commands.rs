@@ -161,7 +161,7 @@ pub fn ratelimit_ro(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// PendingReplies one that waited.
+/// Answers one that waited.
 fn tell(ctx: Ctx<'_>, _argv: ArgVec<'_>, paced: &LimitReply) -> Result<(), Error> {
     let verdict = paced.verdict()?;
     count(&verdict);

@@ -154,7 +154,7 @@ fn replay(ctx: Ctx<'_>, name: Arg<'_>, owner: Arg<'_>, given: &Given) -> Result<
     Ok(())
 }
 
-/// PendingReplies a LOCK that waited.
+/// Answers a LOCK that waited.
 fn tell(ctx: Ctx<'_>, _argv: ArgVec<'_>, reply: &Reply) -> Result<(), Error> {
     match reply {
         Reply::Granted(granted) => ctx.reply_unsigned(granted.fence),

@@ -56,7 +56,7 @@ impl Leases {
         self.first_touched()
     }
 
-    /// PendingReplies that are decided and not delivered.
+    /// Replies that are decided and not delivered.
     pub(crate) fn decided(&self) -> impl Iterator<Item = (WaiterId, &Reply)> {
         self.pending.iter()
     }
@@ -109,7 +109,7 @@ impl Leases {
             assert!(waiter.kind == Kind::Group || *queues == 1, "{id:?} waits for one key in {queues} queues");
         }
         for (id, _) in self.pending.iter() {
-            assert!(self.waiters.get(id).is_some(), "{id:?} has left and has an reply");
+            assert!(self.waiters.get(id).is_some(), "{id:?} has left and has a reply");
             assert!(placed.insert(id, 0).is_none(), "{id:?} is in two places");
         }
         assert_eq!(placed.len(), self.waiters.len(), "somebody waits nowhere");

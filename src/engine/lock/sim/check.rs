@@ -70,7 +70,7 @@ impl World {
             for waits in line {
                 assert!(waits.deadline > now.mono, "{waits:?} waits too long");
                 assert!(self.clients.contains(&waits.client), "{waits:?} is gone");
-                assert!(!self.owed.contains_key(&waits.id), "{waits:?} has an reply");
+                assert!(!self.owed.contains_key(&waits.id), "{waits:?} has a reply");
             }
         }
         for (db_key, lock) in self.keyspace.locks() {

@@ -47,7 +47,7 @@ pub struct World {
     pub clients: Vec<ClientId>,
     last_client: u64,
     pub lines: BTreeMap<DbKey, Vec<Waits>>,
-    /// PendingReplies decided, by waiter: what the world expects to be delivered.
+    /// Replies decided, by waiter: what the world expects to be delivered.
     pub owed: BTreeMap<WaiterId, ClientId>,
     pub beliefs: Vec<Belief>,
     pub fences: Vec<u64>,
@@ -407,7 +407,7 @@ impl World {
         let most = self.rng.random_range(0..10);
         for _ in 0..most {
             let Some((id, reply)) = self.locks.next_reply() else { break };
-            let client = self.owed.remove(&id).expect("an reply that nobody is owed");
+            let client = self.owed.remove(&id).expect("a reply that nobody is owed");
             let lost = self.rng.random_range(0..100) < lost_percent / 2;
             match reply {
                 Reply::Granted(granted) if lost => self.undelivered(&granted),

@@ -10,7 +10,7 @@ impl Model {
     /// A waiter leaves, with the answer that was decided for it, if one was.
     pub fn leave(&mut self, id: WaiterId, now: MonoMillis, reply: Option<&Reply>) {
         let Some(waiter) = self.waiters.remove(&id) else {
-            return assert_eq!(reply, None, "an reply for {id:?}, who is not there");
+            return assert_eq!(reply, None, "a reply for {id:?}, who is not there");
         };
         self.waits_left += 1;
         self.stats.wait_ms_total += now.0 - waiter.since.0;

@@ -231,7 +231,7 @@ fn caller(ctx: Ctx<'_>, terms: &Terms, wait_ms: u64) -> Result<Caller, Error> {
     })
 }
 
-/// PendingReplies a GETSM that waited.
+/// Answers a GETSM that waited.
 fn tell_one(ctx: Ctx<'_>, argv: ArgVec<'_>, reply: &Reply) -> Result<(), Error> {
     let mut args = Args::new(argv);
     let name = args.next("key")?;
@@ -370,7 +370,7 @@ fn row(ctx: Ctx<'_>, name: Arg<'_>, terms: &Terms) -> Result<Row<Rc<[u8]>>, Erro
     }
 }
 
-/// PendingReplies a MGETSM that waited.
+/// Answers a MGETSM that waited.
 fn tell_many(ctx: Ctx<'_>, argv: ArgVec<'_>, reply: &Reply) -> Result<(), Error> {
     let granted = match reply {
         Reply::Won(grant) => Some(grant),

@@ -287,7 +287,7 @@ pub fn taginfo(ctx: Ctx<'_>, argv: ArgVec<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// PendingReplies with a number of things.
+/// Answers with a number of things.
 pub fn reply_count(ctx: Ctx<'_>, count: usize) {
     ctx.reply_integer(i64::try_from(count).unwrap_or(i64::MAX));
 }

@@ -225,7 +225,7 @@ fn an_heir_who_has_not_heard_comes_even_before_an_older_one_that_waits_again() {
     let Asked::Blocked(heir) = story.ask_key(4, A, 30) else { panic!("4 waits") };
     story.release(&again);
     story.settle_key(B);
-    assert_eq!(story.leases.waiters().len(), 2, "the group waits for the lease that nobody has delivered of");
+    assert_eq!(story.leases.waiters().len(), 2, "the group waits for the lease that nobody has heard of");
     story.pass(30);
     story.leases.void(0, A, story.now);
     story.leases.validate();
