@@ -71,6 +71,11 @@ impl<R: Decided> PendingReplies<R> {
         reply
     }
 
+    /// All that are pending, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut R> {
+        self.all.values_mut()
+    }
+
     /// True if none is pending.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -10,6 +10,7 @@ use super::state::STATE;
 use crate::engine::cache::pending::Reply;
 use crate::engine::cluster::SlotRanges;
 use crate::engine::id::DbId;
+use crate::engine::limit::queue;
 use crate::engine::lock;
 use crate::engine::time::MonoMillis;
 use crate::server::event_loop;
@@ -25,7 +26,7 @@ const DB: DbId = 0;
 #[must_use]
 pub fn next_probe(now: MonoMillis) -> Option<MonoMillis> {
     STATE.with(|state| {
-        let needed = state.in_cluster && state.leases.waiters().len() + state.locks.waiters() > 0;
+        let needed = state.in_cluster && state.waiting() > 0;
         state.probe_at = needed.then(|| state.probe_at.unwrap_or_else(|| now.after(PROBE_MS)));
         state.probe_at
     })
@@ -42,6 +43,7 @@ pub fn refuse_foreign(ctx: Ctx<'_>, budget: &Budget) {
         if state.probing.is_empty() {
             state.probing = state.leases.waited_for();
             state.probing.extend(state.locks.waited_for());
+            state.probing.extend(state.limit_waits.lines.db_keys());
         }
     });
     while budget.allows_more() {
@@ -50,6 +52,7 @@ pub fn refuse_foreign(ctx: Ctx<'_>, budget: &Budget) {
             STATE.with(|state| {
                 state.leases.refuse(&db_key, &Reply::Moved);
                 state.locks.refuse(&db_key, &lock::Reply::Moved);
+                state.limit_waits.lines.tell_all(&db_key, &queue::Reply::Moved);
             });
         }
     }
@@ -66,6 +69,9 @@ pub fn slots_left(ctx: Ctx<'_>, left: &SlotRanges) {
         }
         for db_key in state.locks.waited_for().into_iter().filter(|db_key| left.have(&db_key.key)) {
             state.locks.refuse(&db_key, &lock::Reply::Moved);
+        }
+        for db_key in state.limit_waits.lines.db_keys().into_iter().filter(|db_key| left.have(&db_key.key)) {
+            state.limit_waits.lines.tell_all(&db_key, &queue::Reply::Moved);
         }
     });
     event_loop::schedule(ctx);

@@ -40,6 +40,8 @@ const WORK_US: u64 = 250;
 const SPREAD_AT_ONCE: usize = 32;
 /// How often locks and limits look whether the server still holds writes back, in milliseconds.
 pub const PAUSED_MS: u64 = 20;
+/// When to run again after a panic, in milliseconds.
+const RETRY_MS: u64 = 100;
 /// Where the server does not say who sends a command, the filter stays this long after the last
 /// lease, so that few transactions are open that it has not seen begin. Milliseconds.
 pub const WATCH_LINGER_MS: u64 = 60_000;
@@ -98,6 +100,11 @@ pub fn turn(ctx: Ctx<'_>) {
     events::before_sleep(ctx, if goes_on { BeforeSleep::Call } else { BeforeSleep::Rest });
     stop_watching(ctx, now);
     schedule(ctx);
+}
+
+/// A run broke off in a panic: what else is due must not wait for the next command.
+pub fn retry(ctx: Ctx<'_>) {
+    set_timer(ctx, mono_now(), RETRY_MS);
 }
 
 /// The server's own cron ran, which no step of the wall clock delays. A timer that should have fired is

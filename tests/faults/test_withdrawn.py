@@ -108,3 +108,22 @@ def test_who_keeps_them_is_answered(served: Server, protocol: int) -> None:
     served.call("ACL", "SETUSER", "ann", *GIVEN, "-flushall")
     assert holder.call("CACHE.SETSM", "k", "v", LONG) == b"OK"
     assert ann.recv()[1] == b"v"
+
+
+@pytest.mark.parametrize("kind", WAIT)
+def test_a_user_of_one_database_can_wait_in_it(served: Server, kind: str) -> None:
+    if not served.is_valkey or served.version < (9, 1):
+        pytest.skip("only Valkey 9.1 has rules for databases")
+    served.call("ACL", "SETUSER", "ann", *GIVEN, "resetdbs", "db=0")
+    holder, waiter = served.raw(), served.raw(auth=("ann", "p"))
+    holder.call(*HOLD[kind])
+    park(served, waiter, kind)
+    holder.call(*FREE[kind])
+    assert has_got_it(kind, waiter.recv())
+    holder = served.raw()
+    holder.call("FLUSHALL")
+    holder.call(*HOLD[kind])
+    park(served, waiter, kind)
+    served.call("ACL", "SETUSER", "ann", "resetdbs", "db=1")
+    holder.call(*FREE[kind])
+    assert is_error(waiter.recv(), NOPERM)

@@ -73,3 +73,14 @@ def test_a_grant_that_nobody_heard_of_is_taken_back(server: Server, connect: Con
     kill = ("CLIENT", "KILL", "ID", waiter.client_id)
     assert other.pipeline([("MULTI",), ("CACHE.UNLOCK", "k", "holder"), kill, ("EXEC",)])[-1] == [1, 1]
     eventually(lambda: info(server)[b"mode"] == b"free")
+
+
+def test_a_grant_that_nobody_hears_is_taken_back_where_its_key_went(server: Server, connect: Connect) -> None:
+    holder = connect()
+    assert holder.call("CACHE.LOCK", "k", "a", LONG) > 0
+    waiter = stand_in_line(server, connect(), "b")
+    replies = holder.pipeline([("MULTI",), ("CACHE.UNLOCK", "k", "a"), ("SWAPDB", 0, 1), ("CLIENT", "KILL", "ID", waiter.client_id), ("EXEC",)])
+    assert replies[-1] == [1, b"OK", 1]
+    other = connect()
+    other.call("SELECT", 1)
+    eventually(lambda: other.call("EXISTS", "k") == 0)

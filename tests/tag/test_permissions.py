@@ -229,3 +229,18 @@ def test_a_replica_does_not_serve_what_is_not_deleted_yet(fresh_server: Start) -
     eventually(lambda: reader.call("CACHE.GET", "app:1000") is None)
     assert (reader.call("CACHE.TAGCOUNT", "t"), reader.call("CACHE.GET", "other:1000")) == (MANY, b"v")
     client.call("CLIENT", "UNPAUSE")
+
+
+EVERYTHING_BUT_ADM = ["~[^a]*", "~a", "~a[^d]*", "~ad", "~ad[^m]*"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("rules, spared", [(EVERYTHING_BUT_ADM, ["adm:1", ""]), (["~?*"], [""])], ids=["adm", "the empty name"])
+def test_patterns_that_nearly_cover_all_keys_do_not(
+    server: Server, user: User, command: str, rules: list[str], spared: list[str]
+) -> None:
+    client, keys = server.raw(), ["adm:1", "adx", "x:1", ""]
+    for key in keys:
+        put(client, key, "t")
+    assert user("+@all", *rules).call(command, "t") == len(keys) - len(spared)
+    assert all(untouched(client, key) for key in spared)

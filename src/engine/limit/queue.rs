@@ -246,6 +246,13 @@ impl WaitQueues {
         self.pending.pop().map(|(id, (db_key, told))| (id, db_key, told))
     }
 
+    /// The keys of two databases changed places; who waits stays where it is.
+    pub fn swapped(&mut self, one: DbId, other: DbId) {
+        for (db_key, _) in self.pending.iter_mut() {
+            *db_key = db_key.clone().swapped(one, other);
+        }
+    }
+
     /// True if answers are on their way.
     #[must_use]
     pub fn has_replies(&self) -> bool {

@@ -5,11 +5,12 @@
 //! what follows from it once the key can be looked at: before the turn of the event loop ends, and
 //! before any command decides about the key.
 
-use super::reply::Granted;
+use super::reply::{Granted, Reply};
 use super::value::Tie;
 use super::{Change, Holder, Lock, Locks, Owner};
 use crate::engine::id::{Bond, ClientId, DbId, DbKey};
 use crate::engine::time::UnixMillis;
+use std::ops::Bound;
 use std::rc::Rc;
 
 /// Why a holder is to lose its lock, if it still holds it as it did then.
@@ -117,6 +118,11 @@ impl Locks {
     /// The keys of two databases changed places; who waits stays where it is.
     pub fn swapped(&mut self, one: DbId, other: DbId) {
         self.bonds.swap(one, other);
+        for reply in self.replies.iter_mut() {
+            if let Reply::Granted(granted) = reply {
+                granted.db_key = granted.db_key.clone().swapped(one, other);
+            }
+        }
         let touched = std::mem::take(&mut self.touched).into_iter();
         self.touched = touched.map(|(db_key, losses)| (db_key.swapped(one, other), losses)).collect();
         self.mark_all_touched(Some(one));
@@ -140,6 +146,14 @@ impl Locks {
     #[must_use]
     pub fn next_touched(&self) -> Option<DbKey> {
         self.touched.first_key_value().map(|(db_key, _)| db_key.clone())
+    }
+
+    /// The next such key after `last`, round and round: a long line before one key does not hold up others.
+    #[must_use]
+    pub fn next_touched_after(&self, last: Option<&DbKey>) -> Option<DbKey> {
+        let Some(last) = last else { return self.next_touched() };
+        let after = self.touched.range((Bound::Excluded(last), Bound::Unbounded)).next();
+        after.map(|(db_key, _)| db_key.clone()).or_else(|| self.next_touched())
     }
 
     /// `key`, if [`Self::step`] has something to say about it, or somebody waits for it.

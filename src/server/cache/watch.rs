@@ -24,6 +24,8 @@ pub fn saw(seen: Seen<'_>) {
     let effect = match kind(seen) {
         Kind::Harmless | Kind::Container => return,
         Kind::Writes { span, reach } => return saw_write(seen, span, reach),
+        // The server is about to refuse it: nobody ends a lease by what it may not do.
+        _ if !seen.is_permitted() => return,
         Kind::Everything(touch) => Effect::Everything(touch),
         Kind::Multi => Effect::Queue(true),
         Kind::Discard => Effect::Queue(false),
@@ -45,7 +47,7 @@ fn saw_write(seen: Seen<'_>, span: Span, reach: Reach) {
         let rechecks = !state.leases.waiters().is_empty() && watch.recheck.wrote(&state.leases, mono_now());
         (concerns, rechecks)
     });
-    if concerns {
+    if concerns && seen.is_permitted() {
         let touches = touches(seen, reach);
         event_loop::saw(Effect::Keys, client, touches.iter().copied(), mono_now());
     }

@@ -16,11 +16,12 @@ use super::entry_point::ArgVec;
 use super::main_thread::MainThread;
 use super::OK;
 use crate::engine::acl::{rules_line, selectors, united, Selector};
-use crate::engine::id::DbId;
+use crate::engine::id::{ClientId, DbId};
 use redis_module::raw;
 use std::ffi::{c_int, CStr, CString};
 use std::ptr::null_mut;
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 /// The keys that a user may change by a command that names none.
 pub enum Writable {
@@ -58,7 +59,11 @@ impl Ctx<'_> {
     /// is no user, all of them.
     #[must_use]
     pub fn writable_by(self, command: &'static CStr) -> Writable {
-        let Some(caller) = self.caller() else { return Writable::All };
+        let caller = match self.caller() {
+            Caller::Nobody => return Writable::All,
+            Caller::Unlisted => return Writable::Some(self.patterns(&Rc::from(&b""[..]))),
+            Caller::Listed(user) => user,
+        };
         let (db, acl) = (self.db(), caller.rules(self));
         let known = ASKED.with(|asked| {
             let is_it =
@@ -72,8 +77,8 @@ impl Ctx<'_> {
         let (all, patterns) = known.unwrap_or_else(|| {
             let rules = acl.as_deref().map_or_else(Vec::new, |acl| write_rules(self, acl, command, db));
             let patterns = self.patterns(&rules.into());
-            // Redis before 7.0.6 does not say what the rules are: all keys are found out all the same.
-            let all = if acl.is_some() { patterns.user.may_any(self) } else { caller.may_any(self) };
+            // Redis before 7.0.6 does not say what the rules are: there it is guessed who has all keys.
+            let all = if acl.is_some() { patterns.are_all() } else { caller.seems_to_have_all(self) };
             let asked = acl.map(|acl| Asked { acl, command, db, patterns: Rc::clone(&patterns), all });
             let least = ASKED.with(|all| {
                 all.extend(asked);
@@ -109,22 +114,22 @@ impl Ctx<'_> {
         })
     }
 
-    /// The calling user; `None` where there is none.
-    fn caller(self) -> Option<User> {
+    fn caller(self) -> Caller {
         let mut name = call!(RedisModule_GetClientUserNameById(self.raw, self.client_id().0));
         if name.is_null() && self.has_user() {
             name = call!(RedisModule_GetCurrentUserName(self.raw));
         }
         if name.is_null() {
-            return None;
+            return Caller::Nobody;
         }
-        let user = call!(RedisModule_GetModuleUserFromUserName(name));
+        let user = User::named(name);
         call!(RedisModule_FreeString(self.raw, name));
-        (!user.is_null()).then_some(User(user))
+        user.map_or(Caller::Unlisted, Caller::Listed)
     }
 
     /// Whether the user of the calling connection may run `argv`, command and keys, now: permissions may
-    /// have been withdrawn since the server checked them. A connection that has no user may run anything.
+    /// have been withdrawn since the server checked them. A connection that has no user may run anything;
+    /// the rules of a user of another module's own are not told, and no `ACL SETUSER` changes them.
     #[must_use]
     pub fn may_run(self, argv: ArgVec<'_>) -> bool {
         let name = call!(RedisModule_GetClientUserNameById(self.raw, self.client_id().0));
@@ -133,7 +138,7 @@ impl Ctx<'_> {
         }
         let user = User::named(name);
         call!(RedisModule_FreeString(self.raw, name));
-        user.is_some_and(|user| user.may_run(argv))
+        user.is_none_or(|user| user.may_run(self.db(), argv))
     }
 
     /// The same while the replies of one turn are made, in which no permission changes. A crowd that asked
@@ -144,12 +149,12 @@ impl Ctx<'_> {
         if name.is_null() {
             return true;
         }
-        let user = bytes_of(name);
+        let (user, db) = (bytes_of(name), self.db());
         let known = CHECKED
-            .with(|checked| checked.as_ref().filter(|checked| checked.is(user, argv)).map(|checked| checked.may));
+            .with(|checked| checked.as_ref().filter(|checked| checked.is(user, db, argv)).map(|checked| checked.may));
         let may = known.unwrap_or_else(|| {
-            let may = User::named(name).is_some_and(|user| user.may_run(argv));
-            let checked = Checked::new(user, argv, may);
+            let may = User::named(name).is_none_or(|user| user.may_run(db, argv));
+            let checked = Checked::new(user, db, argv, may);
             CHECKED.with(|last| *last = checked);
             may
         });
@@ -169,6 +174,26 @@ impl Ctx<'_> {
     }
 }
 
+/// Whether the user of the connection `client` may run `argv`. What has no user may run anything.
+pub(super) fn client_may_run(ctx: Ctx<'_>, client: ClientId, argv: &[*mut raw::RedisModuleString]) -> bool {
+    let name = call!(RedisModule_GetClientUserNameById(ctx.raw, client.0));
+    if name.is_null() {
+        return true;
+    }
+    let user = User::named(name);
+    call!(RedisModule_FreeString(ctx.raw, name));
+    user.is_none_or(|user| user.may_run_words(client_db(client), argv))
+}
+
+/// The database that a connection has selected.
+fn client_db(client: ClientId) -> DbId {
+    // SAFETY: all fields of this plain structure may be zero.
+    let mut info: raw::RedisModuleClientInfo = unsafe { std::mem::zeroed() };
+    info.version = 1;
+    call!(RedisModule_GetClientInfoById((&raw mut info).cast(), client.0));
+    DbId::from(info.db)
+}
+
 impl Patterns {
     fn new(ctx: Ctx<'_>, rules: Rc<[u8]>) -> Self {
         let user = User::with(ctx, &rules);
@@ -179,6 +204,12 @@ impl Patterns {
     #[must_use]
     pub fn rules(&self) -> Rc<[u8]> {
         Rc::clone(&self.rules)
+    }
+
+    /// True if they allow every key. Asked of the rules: patterns that each leave something out can allow
+    /// any sample of names together.
+    fn are_all(&self) -> bool {
+        *self.rules == *rules_line([&b"~*"[..]])
     }
 
     /// True if they allow nothing.
@@ -197,6 +228,7 @@ impl Patterns {
 /// What was found out last about a user and a command.
 struct Checked {
     user: Box<[u8]>,
+    db: DbId,
     words: Vec<Box<[u8]>>,
     may: bool,
 }
@@ -208,13 +240,19 @@ const WORDS_MAX: usize = 12;
 const WORD_BYTES_MAX: usize = 1_024;
 
 impl Checked {
-    fn new(user: &[u8], argv: ArgVec<'_>, may: bool) -> Option<Self> {
+    fn new(user: &[u8], db: DbId, argv: ArgVec<'_>, may: bool) -> Option<Self> {
         let is_short = argv.len() <= WORDS_MAX && argv.iter().all(|word| word.bytes().len() <= WORD_BYTES_MAX);
-        is_short.then(|| Self { user: user.into(), words: argv.iter().map(|word| word.bytes().into()).collect(), may })
+        is_short.then(|| Self {
+            user: user.into(),
+            db,
+            words: argv.iter().map(|word| word.bytes().into()).collect(),
+            may,
+        })
     }
 
-    fn is(&self, user: &[u8], argv: ArgVec<'_>) -> bool {
+    fn is(&self, user: &[u8], db: DbId, argv: ArgVec<'_>) -> bool {
         *self.user == *user
+            && self.db == db
             && self.words.len() == argv.len()
             && self.words.iter().zip(argv.iter()).all(|(known, word)| **known == *word.bytes())
     }
@@ -228,12 +266,25 @@ pub(super) fn forget_checked() {
 impl User {
     fn named(name: *mut raw::RedisModuleString) -> Option<Self> {
         let user = call!(RedisModule_GetModuleUserFromUserName(name));
-        (!user.is_null()).then_some(Self(user))
+        // One that is made is freed, so none may be made of nothing.
+        (!user.is_null()).then(|| Self(user))
     }
 
-    fn may_run(&self, argv: ArgVec<'_>) -> bool {
+    fn may_run(&self, db: DbId, argv: ArgVec<'_>) -> bool {
+        self.may_run_words(db, argv.all())
+    }
+
+    fn may_run_words(&self, db: DbId, argv: &[*mut raw::RedisModuleString]) -> bool {
         let argc = c_int::try_from(argv.len()).unwrap_or(c_int::MAX);
-        call!(RedisModule_ACLCheckCommandPermissions(self.0, argv.all().as_ptr().cast_mut(), argc)) == OK
+        let argv = argv.as_ptr().cast_mut();
+        match check_in_db() {
+            Some(check) => {
+                let mut reason: c_int = 0;
+                // SAFETY: the function is the server's own of that name; the user and the arguments are live.
+                (unsafe { check(self.0, argv, argc, db, &raw mut reason) }) == OK
+            }
+            None => call!(RedisModule_ACLCheckCommandPermissions(self.0, argv, argc)) == OK,
+        }
     }
 
     /// One that has only these rules.
@@ -262,10 +313,9 @@ impl User {
         Some(rules)
     }
 
-    /// True if it may write any key whatever. A pattern for all keys covers the empty name and a
-    /// random one, or every byte alone and repeated; one with any text in it covers neither. Two
-    /// checks for most users, at most some hundreds.
-    fn may_any(&self, ctx: Ctx<'_>) -> bool {
+    /// True if it may write the empty name and a random one, or every byte alone and repeated: as who has
+    /// all keys may, and seldom anybody else.
+    fn seems_to_have_all(&self, ctx: Ctx<'_>) -> bool {
         let may = |name: &[u8]| self.may_write(ctx.string(name).arg());
         let (random, longer): ([u8; 32], u8) = rand::random();
         let len = 17 + usize::from(longer % 16);
@@ -286,6 +336,35 @@ impl User {
         let mut argv = [name.arg().raw, tag.arg().raw];
         call!(RedisModule_ACLCheckCommandPermissions(self.0, argv.as_mut_ptr(), argv.len() as c_int)) == OK
     }
+}
+
+/// Who calls.
+enum Caller {
+    /// Nobody: the replication stream, or a file that is loaded.
+    Nobody,
+    /// A user of another module's own, who is in no list.
+    Unlisted,
+    /// This user.
+    Listed(User),
+}
+
+type CheckInDb = unsafe extern "C" fn(
+    *mut raw::RedisModuleUser,
+    *mut *mut raw::RedisModuleString,
+    c_int,
+    c_int,
+    *mut c_int,
+) -> c_int;
+
+/// What Valkey 9.1 has beside `ACLCheckCommandPermissions`, which asks there for all databases at once.
+fn check_in_db() -> Option<CheckInDb> {
+    static FOUND: OnceLock<Option<CheckInDb>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let mut found: Option<CheckInDb> = None;
+        let place: *mut Option<CheckInDb> = &raw mut found;
+        let done = call!(RedisModule_GetApi(c"RedisModule_ACLCheckPermissions".as_ptr(), place.cast()));
+        found.filter(|_| done == OK)
+    })
 }
 
 impl Drop for User {

@@ -150,7 +150,8 @@ unsafe extern "C" fn unblock<A: Waits, T: Tell<A>>(
 /// The connection closed, or the server answered it in our place, while it was blocked.
 unsafe extern "C" fn disconnect<A: Waits>(ctx: *mut raw::RedisModuleCtx, blocked: *mut raw::RedisModuleBlockedClient) {
     let blocked = Blocked(blocked);
-    if guarded(true, || A::disconnected(Ctx::new(ctx), blocked)) {
+    // After a panic it is kept: one that was given up twice would be freed twice.
+    if guarded(false, || A::disconnected(Ctx::new(ctx), blocked)) {
         blocked.let_go();
     }
 }

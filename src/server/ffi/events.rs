@@ -97,7 +97,10 @@ unsafe extern "C" fn swapped(
         // SAFETY: the server passes this structure with this event.
         let swap = unsafe { &*data.cast::<raw::RedisModuleSwapDbInfo>() };
         sweep::exchanged(swap.dbnum_first, swap.dbnum_second);
-        STATE.with(|state| state.locks.swapped(swap.dbnum_first, swap.dbnum_second));
+        STATE.with(|state| {
+            state.locks.swapped(swap.dbnum_first, swap.dbnum_second);
+            state.limit_waits.swapped(swap.dbnum_first, swap.dbnum_second);
+        });
         event_loop::replaced(Ctx::new(ctx), Some(swap.dbnum_first));
         event_loop::replaced(Ctx::new(ctx), Some(swap.dbnum_second));
     });

@@ -2,6 +2,7 @@
 //!
 //! It costs every command of every client, so it is in place only while a lease is out.
 
+use super::acl;
 use super::commands::key_uses;
 use super::context::{bytes_of, Ctx};
 use super::entry_point::guarded;
@@ -67,6 +68,15 @@ impl<'f> Seen<'f> {
     #[must_use]
     pub fn client(self) -> Option<ClientId> {
         names_clients().then(|| ClientId(call!(RedisModule_CommandFilterGetClientId(self.0))))
+    }
+
+    /// Whether its sender may run it. The server asks that after the filter. Where it does not say who
+    /// sends (Redis 7.0), and of scripts and modules, which were asked before, everything is permitted.
+    #[must_use]
+    pub fn is_permitted(self) -> bool {
+        let Some(client) = self.client() else { return true };
+        let argv: Vec<_> = (0..self.len()).map(|at| self.raw_argument(at)).collect();
+        acl::client_may_run(events::background(), client, &argv)
     }
 
     /// Which of its arguments are keys, and what it does to them, where the server says so. Costs some

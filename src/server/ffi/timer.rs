@@ -24,5 +24,11 @@ impl Ctx<'_> {
 }
 
 unsafe extern "C" fn fire(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void) {
-    guarded((), || crate::server::event_loop::turn(Ctx::new(ctx)));
+    let done = guarded(false, || {
+        crate::server::event_loop::turn(Ctx::new(ctx));
+        true
+    });
+    if !done {
+        guarded((), || crate::server::event_loop::retry(Ctx::new(ctx)));
+    }
 }

@@ -258,12 +258,13 @@ fn refunded(ctx: Ctx<'_>, mut key: Key<'_>, name: Arg<'_>, units: u64, which: Wh
         None => key.delete(),
     }
     drop(key);
-    ctx.signal_modified(name);
     let mut words = vec![Effect::Arg(name), Effect::Number(units), Effect::Word(c"AT"), Effect::Number(at.0)];
     if let Which::TakenAt(taken) = which {
         words.extend([Effect::Word(c"TAKEN"), Effect::Number(taken.0)]);
     }
+    // ORDER: as in `commit`.
     ctx.replicate(c"CACHE.REFUND", &words);
+    ctx.signal_modified(name);
     ctx.notify(c"cache.refund", name);
     if until.is_none() {
         ctx.notify_deleted(name);
@@ -289,12 +290,13 @@ fn commit(ctx: Ctx<'_>, mut key: Key<'_>, name: Arg<'_>, done: Done<'_>) {
     };
     key.expire_at(Some(until));
     drop(key);
-    ctx.signal_modified(name);
+    // ORDER: where signalling removes a key whose time is over (Redis 8.6), its deletion follows the change.
     match (state, done) {
         (Some(state), _) => ctx.replicate_state(COMMAND, name, &state),
         (None, Done::Taken(plan, units, at)) => replicate_taking(ctx, name, plan, units, at),
         (None, Done::Became) => {}
     }
+    ctx.signal_modified(name);
     ctx.notify(c"cache.ratelimit", name);
 }
 

@@ -84,6 +84,14 @@ impl LimitWaits {
         self.returns.clear();
     }
 
+    /// The keys of two databases changed places: units that are to be given back go along.
+    pub fn swapped(&mut self, one: DbId, other: DbId) {
+        self.lines.swapped(one, other);
+        let returns = std::mem::take(&mut self.returns).into_iter();
+        self.returns =
+            returns.map(|((db_key, mark, at), units)| ((db_key.swapped(one, other), mark, at), units)).collect();
+    }
+
     /// A mark that no value has been given.
     pub fn next_mark(&mut self) -> u64 {
         self.last_mark += 1;

@@ -113,14 +113,17 @@ fn found<'k>(key: &'k Key<'_>) -> Found<'k> {
 /// Settles keys that something happened to, and ends what is due.
 pub fn turn(ctx: Ctx<'_>, budget: &Budget) {
     let paused = filter::writes_are_paused();
+    let mut last = None;
     while budget.allows_more() {
-        let next = if paused { None } else { STATE.with(|state| state.locks.next_touched()) };
+        let next = if paused { None } else { STATE.with(|state| state.locks.next_touched_after(last.as_ref())) };
+        let settles = next.is_some();
         if let Some(db_key) = next {
             settle_anywhere(ctx, &db_key, CHANGES_AT_ONCE);
-            continue;
+            last = Some(db_key);
         }
+        // By turns: a long line before one key holds up neither other keys nor the ends of waits.
         let now = now();
-        if !STATE.with(|state| state.locks.expire_next(now)) {
+        if !STATE.with(|state| state.locks.expire_next(now)) && !settles {
             break;
         }
     }

@@ -58,11 +58,22 @@ impl Span {
 
     /// The positions of keys among `count` arguments, the name included.
     pub fn positions(self, count: usize) -> impl Iterator<Item = usize> + Clone {
+        self.range(count).step_by(self.step.max(1))
+    }
+
+    /// True if the argument at `at` of `count` is a key. O(1).
+    #[must_use]
+    pub fn contains(self, at: usize, count: usize) -> bool {
+        let range = self.range(count);
+        range.contains(&at) && (at - range.start) % self.step.max(1) == 0
+    }
+
+    fn range(self, count: usize) -> std::ops::Range<usize> {
         let end = match usize::try_from(self.last) {
-            Ok(last) => count.min(last + 1),
+            Ok(last) => count.min(last.saturating_add(1)),
             Err(_) => (count + 1).saturating_sub(self.last.unsigned_abs()),
         };
-        (self.first.max(1)..end).step_by(self.step.max(1))
+        self.first.max(1)..end
     }
 }
 
@@ -284,7 +295,7 @@ impl Known {
     #[must_use]
     pub fn key_use(&self, name: &[u8], at: usize, count: usize) -> Option<KeyUse> {
         let mut uses = self.uses.get(name)?.iter();
-        uses.find(|(span, _)| span.positions(count).any(|position| position == at)).map(|(_, key_use)| *key_use)
+        uses.find(|(span, _)| span.contains(at, count)).map(|(_, key_use)| *key_use)
     }
 
     /// Remembers a kind, and what the command does to which keys.
@@ -313,9 +324,18 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn positions(first: usize, last: isize, step: usize, count: usize) -> Vec<usize> {
         Span { first, last, step }.positions(count).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_position_is_found_without_a_walk(first in 0usize..6, last in -6isize..9, step in 0usize..4, count in 0usize..12, at in 0usize..14) {
+            let span = Span { first, last, step };
+            prop_assert_eq!(span.contains(at, count), span.positions(count).any(|position| position == at));
+        }
     }
 
     #[test]

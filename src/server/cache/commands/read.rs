@@ -19,6 +19,7 @@ use crate::server::ffi::key::{Holds, Key};
 use crate::server::state::STATE;
 use crate::server::tag::index;
 use crate::server::{config, event_loop, info};
+use ahash::AHashMap;
 use std::rc::Rc;
 
 /// Keys that one MGETSM may name.
@@ -322,8 +323,14 @@ fn rows(ctx: Ctx<'_>, names: &[Arg<'_>], terms: &Terms, granted: Option<&Grant>)
         }
     }
     let mut unclaimed = granted;
-    let mut rows = Vec::with_capacity(names.len());
+    let mut rows: Vec<Row<Rc<[u8]>>> = Vec::with_capacity(names.len());
+    // A name that is given again is served the same value, of which there is one copy.
+    let mut served: AHashMap<&[u8], usize> = AHashMap::new();
     for name in names {
+        if let Some(row) = served.get(name.bytes()).and_then(|at| rows.get(*at)).cloned() {
+            rows.push(row);
+            continue;
+        }
         let claim = unclaimed.take_if(|grant| *grant.db_key.key == *name.bytes());
         let next = match claim {
             Some(grant) => lookup(ctx, *name)
@@ -331,7 +338,12 @@ fn rows(ctx: Ctx<'_>, names: &[Arg<'_>], terms: &Terms, granted: Option<&Grant>)
             None => row(ctx, *name, terms),
         };
         match next {
-            Ok(row) => rows.push(row),
+            Ok(row) => {
+                if matches!(row, Row::Hit { .. } | Row::Stale { .. }) {
+                    served.insert(name.bytes(), rows.len());
+                }
+                rows.push(row);
+            }
             Err(error) => {
                 give_back(ctx, &rows);
                 return Err(error);
