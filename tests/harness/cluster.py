@@ -31,6 +31,9 @@ class Cluster:
         self.first, self.second, self.replica = nodes
         self.ids = {node: node.call("CLUSTER", "MYID") for node in nodes}
         self._names = 0
+        for epoch, node in enumerate(nodes, 1):
+            # Nodes of one epoch settle later which of them is right, perhaps in the middle of a test.
+            assert node.call("CLUSTER", "SET-CONFIG-EPOCH", epoch) == b"OK"
         for node in nodes[1:]:
             node.call("CLUSTER", "MEET", "127.0.0.1", self.first.port)
         self.first.call("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS // 2 - 1)

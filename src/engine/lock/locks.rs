@@ -14,6 +14,7 @@ use crate::engine::id::{Bond, ClientId, DbId, DbKey, WaiterId};
 use crate::engine::time::{MonoMillis, UnixMillis};
 use crate::engine::wait::PendingReplies;
 use ahash::AHashMap;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -274,22 +275,22 @@ impl Locks {
     fn tell_granted(&mut self, db_key: &DbKey, request: &Request, fence: u64, change: Change, now: Now) -> Change {
         let Change::Hold { mode, mut holder } = change else { return change };
         let line = self.line(db_key.db, &db_key.key);
-        let ids: Vec<_> = line.into_iter().flat_map(|line| line.of(&request.owner)).collect();
-        let mut told = 0;
-        for id in ids {
-            let Some(waiting) = self.waiting.get(&id) else { continue };
-            let other = &waiting.request;
-            if other.mode != mode {
-                continue;
+        let ids = line.into_iter().flat_map(|line| line.of(&request.owner));
+        let mut same = Vec::new();
+        for (id, other) in ids.filter_map(|id| Some((id, &self.waiting.get(&id)?.request))) {
+            if other.mode == mode {
+                holder.deadline = holder.deadline.max(other.term.end(now.unix));
+                (holder.client, holder.bond) = (Some(other.client), other.bond);
+                same.push((id, other.client));
             }
-            told += 1;
-            holder.deadline = holder.deadline.max(other.term.end(now.unix));
-            (holder.client, holder.bond) = (Some(other.client), other.bond);
-            let granted =
-                Granted { db_key: db_key.clone(), owner: Owner::clone(&other.owner), client: other.client, fence };
+        }
+        let last = holder.client.unwrap_or(request.client);
+        let told = Rc::new(Cell::new(same.len()));
+        for (id, client) in same {
+            let (db_key, owner) = (db_key.clone(), Owner::clone(&request.owner));
+            let granted = Granted { db_key, owner, client, fence, holder: last, told: Rc::clone(&told) };
             self.tell(id, Reply::Granted(granted));
         }
-        holder.told_twice |= told > 1;
         Change::Hold { mode, holder }
     }
 

@@ -3,6 +3,8 @@
 use super::{Mode, Owner};
 use crate::engine::id::{ClientId, DbKey};
 use crate::engine::wait::Decided;
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// A grant, as the server needs it to tell it or to take it back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +17,10 @@ pub struct Granted {
     pub client: ClientId,
     /// Its number.
     pub fence: u64,
+    /// The connection that the value names: the last of those that are told of this grant.
+    pub holder: ClientId,
+    /// Connections that are told of this grant and have not failed to hear of it.
+    pub told: Rc<Cell<usize>>,
 }
 
 /// What one who waited for a lock is told.

@@ -23,9 +23,15 @@ pub enum Loss {
 }
 
 impl Locks {
-    /// A grant was decided and nobody heard of it: it is taken back, unless it was told elsewhere.
+    /// A connection did not hear of its grant: that is taken back, unless another one is told of it and may
+    /// have heard.
     pub fn undelivered(&mut self, granted: &Granted) {
-        let loss = Loss::Undelivered(granted.client, granted.fence);
+        let others = granted.told.get().saturating_sub(1);
+        granted.told.set(others);
+        if others > 0 {
+            return;
+        }
+        let loss = Loss::Undelivered(granted.holder, granted.fence);
         self.touched.entry(granted.db_key.clone()).or_default().push((Owner::clone(&granted.owner), loss));
     }
 

@@ -34,7 +34,7 @@ impl World {
     }
 
     /// `owner` is told that it holds `db_key`, as its value says.
-    pub fn forget_touched(&mut self, db_key: &DbKey, owner: u8, fence: u64) {
+    pub fn believe(&mut self, db_key: &DbKey, owner: u8, fence: u64) {
         let lock = self.keyspace.lock(db_key).expect("a grant of a lock that is not there");
         let holder = lock.holders().iter().find(|holder| *holder.owner == [owner]).expect("a grant to nobody");
         assert_eq!(holder.fence, fence);
@@ -62,7 +62,7 @@ impl World {
         let (db_key, now) = (granted.db_key.clone(), self.now().unix);
         let Some(lock) = self.keyspace.lock(&db_key) else { return };
         if lock.holder(&granted.owner, now).is_some_and(|holder| holder.fence == granted.fence) {
-            self.forget_touched(&db_key, granted.owner[0], granted.fence);
+            self.believe(&db_key, granted.owner[0], granted.fence);
         }
     }
 }

@@ -215,14 +215,14 @@ impl World {
                 assert!(fence >= at_least);
                 self.number(fence);
                 self.commit(&db_key, change);
-                self.forget_touched(&db_key, owner, fence);
+                self.believe(&db_key, owner, fence);
             }
             Asked::Again { fence, change } => {
                 assert!(fence >= at_least);
                 self.count(Event::ToldAgain, true);
                 self.number_again(&db_key, fence);
                 self.commit(&db_key, change);
-                self.forget_touched(&db_key, owner, fence);
+                self.believe(&db_key, owner, fence);
             }
             Asked::Blocked(id) => {
                 assert!(wait_ms > 0 && self.locks.waiters() <= self.waiters_max);
@@ -275,7 +275,7 @@ impl World {
             let knew = self.beliefs.iter().any(|belief| belief.db_key == *db_key && belief.owner == owner);
             self.count(Event::ExtendedUnheard, !knew);
             self.commit(db_key, change);
-            self.forget_touched(db_key, owner, holder.fence);
+            self.believe(db_key, owner, holder.fence);
             self.settle(db_key);
         }
     }
