@@ -1,6 +1,7 @@
 """Runs the tests once per server, and keeps the table of what came of it in docs/operations.md.
 
-    matrix.py everyday [name...]    the everyday tests on the newest Redis and Valkey; one that cannot be had is left out
+    matrix.py everyday              the everyday tests on the newest Redis and Valkey; one that cannot be had is left out
+    matrix.py everyday name...      the same on those named; a row of the table for each
     matrix.py all [name...]         all tests on all supported servers, or on those named; a row of the table for each
 
 `system` is the server of this machine; the others are made by scripts/servers.sh in the folder SERVERS. A red server does
@@ -25,7 +26,7 @@ RESULTS = ROOT / "target/results"
 PAGE = ROOT / "docs/operations.md"
 BEGIN = "<!-- Written by `make test-all`. -->"
 END = "<!-- End of the table of `make test-all`. -->"
-HEAD = ["| server | from | passed | skipped | failed | seconds | date |", "|---|---|---:|---:|---:|---:|---|"]
+HEAD = ["| server | from | tests | passed | skipped | failed | seconds | date |", "|---|---|---|---:|---:|---:|---:|---|"]
 NEWEST = ["redis-8.6", "valkey-9.1"]
 NAMES = ["system", "redis-8.0.2", "redis-8.0-forky", "redis-8.2", "redis-8.6", "valkey-8.0", "valkey-8.1", "valkey-9.1"]
 
@@ -36,6 +37,7 @@ class Run:
 
     name: str
     server: str
+    tests: str
     passed: int
     skipped: int
     failed: int
@@ -43,7 +45,7 @@ class Run:
     date: str
 
     def row(self) -> str:
-        cells = (self.server, self.name, self.passed, self.skipped, self.failed, self.seconds, self.date)
+        cells = (self.server, self.name, self.tests, self.passed, self.skipped, self.failed, self.seconds, self.date)
         return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -73,19 +75,20 @@ def counts(report: Path) -> tuple[int, int, int]:
     return total - skipped - failed, skipped, failed
 
 
-def test_on(name: str, binary: str, goals: list[str]) -> Run:
+def test_on(name: str, binary: str, tests: str) -> Run:
     folder, server, start = RESULTS / name, version_of(binary), time.monotonic()
     print(f"== {server} ({name})", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.xml"):
         old.unlink()
     # -k: the slow half is run whatever became of the everyday one.
-    command = ["make", "-sk", "--no-print-directory", f"RESULTS={folder}", *goals]
+    goal = "pytest" if tests == "all" else "pytest-fast"
+    command = ["make", "-sk", "--no-print-directory", f"RESULTS={folder}", goal]
     status = subprocess.run(command, cwd=ROOT, env=os.environ | {"REDIS_SERVER": binary}).returncode
     passed, skipped, failed = (sum(each) for each in zip((0, 0, 0), *map(counts, folder.glob("*.xml"))))
     if status and not failed:
         failed = 1
-    run = Run(name, server, passed, skipped, failed, round(time.monotonic() - start), f"{datetime.date.today()}")
+    run = Run(name, server, tests, passed, skipped, failed, round(time.monotonic() - start), f"{datetime.date.today()}")
     print(f"== {server}: {passed} passed, {skipped} skipped, {failed} failed, {run.seconds} s", flush=True)
     return run
 
@@ -114,17 +117,18 @@ def main() -> int:
     names = asked.names or (NEWEST if is_everyday else NAMES)
     if unknown := set(names) - set(NAMES):
         parser.error(f"unknown: {' '.join(sorted(unknown))}; known: {' '.join(NAMES)}")
+    keeps_rows = (asked.names or not is_everyday) and not os.environ.get("PYTEST_ARGS")
     runs, absent = [], []
     for name in names:
         if binary := binary_of(name):
-            runs.append(test_on(name, binary, ["pytest-fast"] if is_everyday else ["pytest"]))
+            runs.append(test_on(name, binary, asked.what))
         else:
             absent.append(name)
             print(f"== {name}: left out", flush=True)
         # After each server, so that nothing is lost when the run is ended.
-        if runs and not is_everyday and not os.environ.get("PYTEST_ARGS"):
+        if runs and keeps_rows:
             PAGE.write_text(with_rows(PAGE.read_text(), runs))
-    if not is_everyday:
+    if keeps_rows:
         print("\n".join([*HEAD, *(run.row() for run in runs)]))
     is_red = any(run.failed for run in runs)
     return 1 if is_red or absent and not is_everyday else 0
