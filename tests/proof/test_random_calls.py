@@ -167,6 +167,7 @@ class Fuzz:
             check_index(self.control)
         before = self.snapshot()
         assert self.control.call("DEBUG", "RELOAD") == b"OK"
+        self.control.call("SELECT", 0)  # Valkey 8.1 leaves the caller where the last key was loaded
         assert not changes(before, self.snapshot())
 
 
