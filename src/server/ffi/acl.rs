@@ -132,13 +132,7 @@ impl Ctx<'_> {
     /// the rules of a user of another module's own are not told, and no `ACL SETUSER` changes them.
     #[must_use]
     pub fn may_run(self, argv: ArgVec<'_>) -> bool {
-        let name = call!(RedisModule_GetClientUserNameById(self.raw, self.client_id().0));
-        if name.is_null() {
-            return true;
-        }
-        let user = User::named(name);
-        call!(RedisModule_FreeString(self.raw, name));
-        user.is_none_or(|user| user.may_run(self.db(), argv))
+        client_may_run(self, (self.client_id(), self.db()), argv.all())
     }
 
     /// The same while the replies of one turn are made, in which no permission changes. A crowd that asked
@@ -174,24 +168,19 @@ impl Ctx<'_> {
     }
 }
 
-/// Whether the user of the connection `client` may run `argv`. What has no user may run anything.
-pub(super) fn client_may_run(ctx: Ctx<'_>, client: ClientId, argv: &[*mut raw::RedisModuleString]) -> bool {
+/// Whether the user of the connection `client` may run `argv` in `db`. What has no user may run anything.
+pub(super) fn client_may_run(
+    ctx: Ctx<'_>,
+    (client, db): (ClientId, DbId),
+    argv: &[*mut raw::RedisModuleString],
+) -> bool {
     let name = call!(RedisModule_GetClientUserNameById(ctx.raw, client.0));
     if name.is_null() {
         return true;
     }
     let user = User::named(name);
     call!(RedisModule_FreeString(ctx.raw, name));
-    user.is_none_or(|user| user.may_run_words(client_db(client), argv))
-}
-
-/// The database that a connection has selected.
-fn client_db(client: ClientId) -> DbId {
-    // SAFETY: all fields of this plain structure may be zero.
-    let mut info: raw::RedisModuleClientInfo = unsafe { std::mem::zeroed() };
-    info.version = 1;
-    call!(RedisModule_GetClientInfoById((&raw mut info).cast(), client.0));
-    DbId::from(info.db)
+    user.is_none_or(|user| user.may_run_words(db, argv))
 }
 
 impl Patterns {

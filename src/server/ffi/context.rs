@@ -192,11 +192,8 @@ impl<'c> Ctx<'c> {
 
     /// The calling connection has subscribed to a channel.
     fn has_subscribed(self) -> bool {
-        // SAFETY: all fields of this plain structure may be zero.
-        let mut info: raw::RedisModuleClientInfo = unsafe { std::mem::zeroed() };
-        info.version = 1;
-        let known = call!(RedisModule_GetClientInfoById((&raw mut info).cast(), self.client_id().0)) == OK;
-        known && info.flags & u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_PUBSUB) != 0
+        let flag = u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_PUBSUB);
+        client_info(self.client_id()).is_some_and(|info| info.flags & flag != 0)
     }
 
     /// Writes a line to the server's log.
@@ -394,6 +391,15 @@ impl<'a> Effect<'a> {
             other => other,
         }
     }
+}
+
+/// What the server tells of a connection; `None` if there is none of that number.
+pub(super) fn client_info(client: ClientId) -> Option<raw::RedisModuleClientInfo> {
+    // SAFETY: all fields of this plain structure may be zero.
+    let mut info: raw::RedisModuleClientInfo = unsafe { std::mem::zeroed() };
+    info.version = 1;
+    let known = call!(RedisModule_GetClientInfoById((&raw mut info).cast(), client.0)) == OK;
+    known.then_some(info)
 }
 
 /// The wall clock.

@@ -4,10 +4,9 @@
 
 use super::acl;
 use super::commands::key_uses;
-use super::context::{bytes_of, Ctx};
+use super::context::{bytes_of, client_info, Ctx};
 use super::entry_point::guarded;
 use super::events;
-use super::OK;
 use crate::engine::cache::plain::known::KeyUse;
 use crate::engine::id::ClientId;
 use crate::server::cache::watch;
@@ -76,7 +75,8 @@ impl<'f> Seen<'f> {
     pub fn is_permitted(self) -> bool {
         let Some(client) = self.client() else { return true };
         let argv: Vec<_> = (0..self.len()).map(|at| self.raw_argument(at)).collect();
-        acl::client_may_run(events::background(), client, &argv)
+        let db = client_info(client).map_or(0, |info| info.db.into());
+        acl::client_may_run(events::background(), (client, db), &argv)
     }
 
     /// Which of its arguments are keys, and what it does to them, where the server says so. Costs some
@@ -96,11 +96,8 @@ unsafe extern "C" fn see(seen: *mut raw::RedisModuleCommandFilterCtx) {
 /// the client of the server's own that runs scripts.
 #[must_use]
 pub fn is_in_transaction(client: ClientId) -> bool {
-    // SAFETY: all fields of this plain structure may be zero.
-    let mut info: raw::RedisModuleClientInfo = unsafe { std::mem::zeroed() };
-    info.version = 1;
-    let known = call!(RedisModule_GetClientInfoById((&raw mut info).cast(), client.0)) == OK;
-    known && info.flags & u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_MULTI) != 0
+    let flag = u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_MULTI);
+    client_info(client).is_some_and(|info| info.flags & flag != 0)
 }
 
 /// True while the server holds writes back (`CLIENT PAUSE`, a failover). It shows a command that
